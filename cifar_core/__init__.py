@@ -1,0 +1,1 @@
+"""A plain PyTorch library for classifying small pictures; usable without the rest of the project."""

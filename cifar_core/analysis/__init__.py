@@ -1,0 +1,1 @@
+"""What a finished run explains about itself: numbers, tables, contact sheets and plots."""

@@ -1,0 +1,75 @@
+"""The Albumentations backend: the user's recipe, called once per picture, seeded from a torch generator."""
+
+import copy
+import random
+from collections.abc import Callable
+from typing import Any
+
+import albumentations as A
+import numpy as np
+import torch
+from torch import Tensor
+
+from cifar_core.augment.recipe import Draw, Recipe, Step, Steps
+from cifar_core.augment.uniforms import picture_keys
+
+
+class PerPicture:
+    """Run a recipe with Albumentations itself, picture by picture."""
+
+    def __init__(self, steps: Steps) -> None:
+        self.compose = Recipe(steps).compose
+
+    def __call__(self, images: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Augment uint8 images (N, 3, H, W); N pictures take N seeds from `generator`."""
+        if len(images) == 0:
+            return self._augment(images.new_zeros(1, *images.shape[1:]), torch.zeros(1, dtype=torch.long))[:0]
+        return self._augment(images, picture_keys(len(images), generator))
+
+    def _augment(self, images: Tensor, seeds: Tensor) -> Tensor:
+        arrays = images.permute(0, 2, 3, 1).cpu().numpy()
+        pictures = [_augmented(self.compose, *pair) for pair in zip(arrays, seeds.tolist(), strict=True)]
+        return torch.stack(pictures).contiguous().to(images.device)
+
+
+def record(steps: Steps, images: Tensor, seed: int) -> tuple[Tensor, list[list[Draw]]]:
+    """Augment uint8 `images` (N, 3, H, W) with Albumentations and note what every leaf did to every picture.
+
+    Returns the pictures (N, 3, H', W') and, for each, its draws: the applied ones in the order they ran, then
+    those of the leaves that were passed by.
+    """
+    recipe = Recipe(steps)
+    leaves = list(recipe.leaves())
+    applied: list[Draw] = []
+    for path, leaf in leaves:
+        leaf.apply_with_params = _noting(path, leaf, applied.append)  # looked up on the instance first
+    pictures, draws = [], []
+    seeds = picture_keys(len(images), torch.Generator().manual_seed(seed)).tolist()
+    for array, value in zip(images.permute(0, 2, 3, 1).cpu().numpy(), seeds, strict=True):
+        applied.clear()
+        pictures.append(_augmented(recipe.compose, array, value))
+        met = {draw.path for draw in applied}
+        passed = [Draw(path, type(leaf).__name__, False) for path, leaf in leaves if path not in met]
+        draws.append(applied + passed)
+    return torch.stack(pictures).contiguous().to(images.device), draws
+
+
+def _augmented(compose: A.Compose, array: np.ndarray, seed: int) -> Tensor:
+    """Augment one picture (H, W, 3) with all steps drawing from one stream.
+
+    `A.Compose(seed=...)` would start every step at the same point of the same stream: a flip would then
+    happen exactly where another step of equal probability does.
+    """
+    compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
+    image = compose(image=np.ascontiguousarray(array))["image"]
+    return image if isinstance(image, Tensor) else torch.from_numpy(image).permute(2, 0, 1)
+
+
+def _noting(path: str, leaf: Step, note: Callable[[Draw], None]) -> Callable[..., dict[str, Any]]:
+    apply = leaf.apply_with_params
+
+    def apply_and_note(params: dict[str, Any], *args: Any, **data: Any) -> dict[str, Any]:
+        note(Draw(path, type(leaf).__name__, True, copy.deepcopy(params)))
+        return apply(params, *args, **data)
+
+    return apply_and_note

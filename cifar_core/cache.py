@@ -1,0 +1,164 @@
+"""Decoded pictures on disk: written once, whole or not at all, then memory-mapped."""
+
+import fcntl
+import hashlib
+import json
+import logging
+import platform
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+FORMAT = 1  # raise it when the files or the way pictures are decoded change
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A list of decoded pictures as its source orders it."""
+
+    images: np.ndarray  # uint8 (N, 3, H, W)
+    labels: np.ndarray  # int64 (N,)
+    names: tuple[str, ...] | None  # relative to data.root; None where the source has no picture files
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """All pictures of a source."""
+
+    classes: tuple[str, ...]
+    train: Pictures
+    test: Pictures | None  # None where the source comes without a test set
+
+
+class FileStamp(NamedTuple):
+    """What tells an untouched file from a changed one without reading it."""
+
+    name: str
+    size: int
+    mtime_ns: int
+
+
+def fingerprint(decoded: Decoded) -> str:
+    """Hash classes, pictures and labels to 16 hex digits."""
+    digest = hashlib.blake2b("\n".join(decoded.classes).encode("utf-8", "surrogateescape"), digest_size=8)
+    for part in (decoded.train, decoded.test):
+        if part is not None:
+            digest.update(str(part.images.shape).encode())
+            digest.update(np.ascontiguousarray(part.images).data)
+            digest.update(part.labels.astype("<i8").data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Keep other processes out of `folder` meanwhile; the kernel frees the lock even of a killed holder."""
+    with open(folder / ".lock", "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("waiting for another process that writes to %s", folder)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # some network file systems have none
+            log.warning(
+                "no file lock in %s (%s): processes that start together may repeat work", folder, error
+            )
+        yield
+
+
+def cached(
+    folder: Path,
+    source: str,
+    root: Path,
+    image_size: int,
+    files: Iterable[FileStamp],
+    decode: Callable[[], Decoded],
+) -> tuple[Decoded, str]:
+    """Return the decoded pictures of `files` and their fingerprint, calling `decode` only when they changed.
+
+    Images are memory-mapped copy-on-write: they can be written to, the cache on disk stays as it is.
+    One process decodes, others that need the same wait for it. A cache of older versions of the same
+    files is removed. Raises `OSError` naming `data.cache` where the folder cannot be written.
+    """
+    name = f"{source}-{image_size}-{_hash([str(root.resolve())])}"
+    target = folder / f"{name}-{_hash(str(tuple(file)) for file in files)}-v{FORMAT}"
+    found = _read(target)
+    if found is not None:
+        return found
+    _check_writable(folder)
+    with lock(folder):
+        found = _read(target)
+        if found is not None:
+            return found
+        shutil.rmtree(target, ignore_errors=True)  # damaged, or it would have been read
+        decoded = decode()
+        stamp = fingerprint(decoded)
+        _write(target, decoded, stamp)
+        for old in folder.glob(f"{name}-*"):
+            if old != target:
+                shutil.rmtree(old, ignore_errors=True)
+    return decoded, stamp
+
+
+def _hash(lines: Iterable[str]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for line in lines:
+        digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
+    return digest.hexdigest()
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".lock").touch()
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> OSError:
+    reason = error.strerror or error
+    return OSError(f"data.cache must be a folder that can be written and has room, got {folder}: {reason}")
+
+
+def _read(target: Path) -> tuple[Decoded, str] | None:
+    """Open a finished cache; None where there is none or it is damaged."""
+    try:
+        meta = json.loads((target / "meta.json").read_text())
+        parts = {name: _read_part(target, name, meta["names"][name]) for name in meta["names"]}
+        decoded = Decoded(tuple(meta["classes"]), parts["train"], parts.get("test"))
+        return decoded, meta["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _read_part(target: Path, name: str, names: list[str] | None) -> Pictures:
+    images = np.load(target / f"{name}_images.npy", mmap_mode="c")
+    labels = np.load(target / f"{name}_labels.npy")
+    return Pictures(images, labels, None if names is None else tuple(names))
+
+
+def _write(target: Path, decoded: Decoded, stamp: str) -> None:
+    """Write beside `target`, then rename: a reader sees all or nothing. Needs the folder's lock."""
+    part = target.parent / f"{platform.node()}.part"  # locks may not reach other machines
+    shutil.rmtree(part, ignore_errors=True)  # left by a writer that was killed
+    names = {}
+    try:
+        part.mkdir()
+        for name, pictures in (("train", decoded.train), ("test", decoded.test)):
+            if pictures is not None:
+                np.save(part / f"{name}_images.npy", pictures.images)
+                np.save(part / f"{name}_labels.npy", pictures.labels)
+                names[name] = pictures.names
+        meta = {"classes": decoded.classes, "names": names, "fingerprint": stamp}
+        (part / "meta.json").write_text(json.dumps(meta))
+        part.rename(target)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        if _read(target) is None:  # else another machine was faster
+            raise _unwritable(target.parent, error) from error

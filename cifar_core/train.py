@@ -1,0 +1,281 @@
+"""The training loop, as a generator of epoch results."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from cifar_core.data import Data, Split
+from cifar_core.numerics import Numerics
+from cifar_core.settings import TrainerSettings
+
+BAR_SECONDS = 0.5  # between two readings of the running loss for the progress bar
+
+
+class Augment(Protocol):
+    """A random change of training pictures."""
+
+    def __call__(self, images: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Return uint8 pictures (N, 3, H', W') for uint8 ``images`` (N, 3, H, W), on their device."""
+
+
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # float images, labels -> images, weights (N, K)
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass
+class TrainState:
+    """Everything a training changes, so everything a checkpoint needs."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    numerics: Numerics
+    scaler: torch.amp.GradScaler  # does nothing unless the dtype is float16
+    seed: int
+    ema: AveragedModel | None = None
+    epoch: int = 0  # finished epochs
+    step: int = 0  # finished optimizer steps
+
+    @property
+    def best_model(self) -> nn.Module:
+        """The weights to evaluate: the moving average where there is one."""
+        return self.model if self.ema is None else self.ema.module
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all state, loadable with ``weights_only=True``; generators follow from seed and epoch."""
+        state = {name: part.state_dict() for name, part in self._parts().items()}
+        return state | {"seed": self.seed, "epoch": self.epoch, "step": self.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the state that `state_dict` returned, in place."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.seed, self.epoch, self.step = state["seed"], state["epoch"], state["step"]
+
+    def _parts(self) -> dict[str, Any]:
+        names = ("model", "optimizer", "scheduler", "scaler", "ema")
+        return {name: part for name in names if (part := getattr(self, name)) is not None}
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch came to."""
+
+    epoch: int  # from 1
+    step: int  # optimizer steps so far
+    metrics: dict[str, float]  # train/loss, train/acc and val/* or, without a validation split, test/*
+    lr: float  # of the first parameter group, in the epoch's last step
+    seconds: float
+    images_per_second: float  # in training, without the evaluation
+    first_bad_step: int | None  # of the run, from 1: the epoch's first step whose loss was not finite
+
+
+def start(
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    *,
+    numerics: Numerics,
+    seed: int,
+    ema_decay: float = 0.0,
+) -> TrainState:
+    """Return the state before the first epoch of a ``model`` that is on its device already."""
+    scaler = torch.amp.GradScaler(numerics.device.type, enabled=numerics.dtype == torch.float16)
+    state = TrainState(model, optimizer, scheduler, numerics, scaler, seed)
+    if ema_decay:
+        state.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True)
+    return state
+
+
+def steps_per_epoch(images: int, settings: TrainerSettings) -> int:
+    """Return the optimizer steps of an epoch over ``images`` pictures; the incomplete last one is dropped."""
+    together = settings.batch_size * settings.accumulate
+    if together > images:
+        raise ValueError(
+            f"trainer.batch_size * trainer.accumulate must be at most the training set, {images} pictures, "
+            f"got {settings.batch_size} * {settings.accumulate}"
+        )
+    return images // together
+
+
+def train(
+    state: TrainState,
+    data: Data,
+    augment: Augment,
+    settings: TrainerSettings,
+    *,
+    mix: Mix | None = None,
+    criterion: Criterion | None = None,
+) -> Iterator[EpochResult]:
+    """Train ``state`` in place from its epoch to ``settings.epochs`` and yield a result after each.
+
+    ``data`` is on the state's device. Every random stream of an epoch follows from (seed, epoch), the global
+    one (dropout, mix-up) included, so that a stopped training goes on as if it had not stopped. Where
+    ``data.val`` is empty, the test set is evaluated instead. ``criterion`` takes float32 logits (N, K) and
+    labels (N,) or weights (N, K) and returns the mean loss; None is cross-entropy with label smoothing.
+    """
+    criterion = criterion or partial(F.cross_entropy, label_smoothing=settings.label_smoothing)
+    watched = "val" if len(data.val) else "test"
+    while state.epoch < settings.epochs:
+        started = time.perf_counter()
+        before = state.step
+        losses, hits, lr = _train_epoch(state, data, augment, settings, mix, criterion)
+        trained = time.perf_counter() - started
+        images = len(losses) * settings.batch_size
+        metrics = {"train/loss": math.fsum(losses) / len(losses), "train/acc": hits / images}
+        metrics |= evaluate(
+            state.best_model, data, watched, state.numerics, batch_size=settings.eval_batch_size
+        )
+        if isinstance(state.scheduler, ReduceLROnPlateau):
+            state.scheduler.step(metrics[f"{watched}/acc"])
+        state.epoch += 1
+        bad = next((number for number, loss in enumerate(losses) if not math.isfinite(loss)), None)
+        yield EpochResult(
+            epoch=state.epoch,
+            step=state.step,
+            metrics=metrics,
+            lr=lr,
+            seconds=time.perf_counter() - started,
+            images_per_second=images / trained,
+            first_bad_step=None if bad is None else before + bad // settings.accumulate + 1,
+        )
+
+
+def _train_epoch(
+    state: TrainState,
+    data: Data,
+    augment: Augment,
+    settings: TrainerSettings,
+    mix: Mix | None,
+    criterion: Criterion,
+) -> tuple[list[float], int, float]:
+    """Return the loss of every batch, the number of hits and the lr of the epoch's last step."""
+    device = state.numerics.device
+    generator = _reseed(state.seed, state.epoch + 1, device)
+    steps = steps_per_epoch(len(data.train), settings)
+    order = torch.randperm(len(data.train), generator=generator, device=device)
+    batches = order[: steps * settings.batch_size * settings.accumulate].split(settings.batch_size)
+    losses = torch.zeros(len(batches), device=device)  # on the device until the epoch ends
+    hits = torch.zeros((), dtype=torch.int64, device=device)
+    lr = 0.0
+    state.model.train()
+    with _bar(len(batches) * settings.batch_size, state.epoch + 1, settings) as bar:
+        for number, batch in enumerate(batches):
+            images, targets = _prepare(state, data, batch, augment, mix, generator)
+            losses[number], preds = _backward(state, images, targets, criterion, settings.accumulate)
+            hits += (preds == data.train.labels[batch]).sum()
+            if (number + 1) % settings.accumulate == 0:
+                lr = state.optimizer.param_groups[0]["lr"]
+                _update(state, settings)
+            _show(bar, (number + 1) * settings.batch_size, losses[: number + 1], hits, lr)
+    return losses.tolist(), int(hits), lr
+
+
+def _reseed(seed: int, epoch: int, device: torch.device) -> torch.Generator:
+    """Seed the global stream, and return the epoch's own, from (seed, epoch)."""
+    own, everyone = np.random.SeedSequence([seed, epoch]).generate_state(2, np.uint64).tolist()
+    torch.manual_seed(everyone >> 1)
+    return torch.Generator(device).manual_seed(own >> 1)
+
+
+def _prepare(
+    state: TrainState,
+    data: Data,
+    batch: Tensor,
+    augment: Augment,
+    mix: Mix | None,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Return what the network and the loss see: float images and labels, or weights per class."""
+    images = augment(data.train.images[batch], generator=generator)
+    images = data.normalize(state.numerics.lay_out(images))  # bytes are cheaper to lay out than floats
+    labels = data.train.labels[batch]
+    return (images, labels) if mix is None else mix(images, labels)
+
+
+def _backward(
+    state: TrainState, images: Tensor, targets: Tensor, criterion: Criterion, accumulate: int
+) -> tuple[Tensor, Tensor]:
+    """Add one batch's gradients, divided by ``accumulate``; return its loss and its predictions (N,)."""
+    with state.numerics.autocast():
+        logits = state.model(images)
+    loss = criterion(logits.float(), targets)
+    state.scaler.scale(loss / accumulate).backward()
+    return loss.detach(), logits.detach().argmax(1)
+
+
+def _update(state: TrainState, settings: TrainerSettings) -> None:
+    """Take one optimizer step on the gradients gathered so far."""
+    if settings.grad_clip > 0:
+        state.scaler.unscale_(state.optimizer)
+        nn.utils.clip_grad_norm_(state.model.parameters(), settings.grad_clip)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.scheduler.step()
+    if state.ema is not None:
+        state.ema.update_parameters(state.model)
+    state.step += 1
+
+
+def _bar(images: int, epoch: int, settings: TrainerSettings) -> tqdm:
+    """Return a progress bar over an epoch's pictures; silent where stderr is no terminal."""
+    return tqdm(
+        total=images,
+        desc=f"epoch {epoch}/{settings.epochs}",
+        unit=" pictures",
+        leave=False,
+        dynamic_ncols=True,
+        disable=None if settings.progress else True,
+    )
+
+
+def _show(bar: tqdm, images: int, losses: Tensor, hits: Tensor, lr: float) -> None:
+    if bar.disable or time.monotonic() - getattr(bar, "shown", 0.0) < BAR_SECONDS:
+        return  # reading the numbers waits for the device
+    bar.shown = time.monotonic()
+    bar.set_postfix(
+        loss=f"{losses.mean().item():.3f}", acc=f"{hits.item() / images:.1%}", lr=f"{lr:.3g}", refresh=False
+    )
+    bar.update(images - bar.n)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, data: Data, split: Split, numerics: Numerics, *, batch_size: int) -> Tensor:
+    """Return float32 logits (N, K) of all pictures of ``split``, on its device; the training flag is kept."""
+    training = model.training
+    model.eval()
+    logits = []
+    for images in split.images.split(batch_size):
+        with numerics.autocast():
+            logits.append(model(data.normalize(numerics.lay_out(images))).float())
+    model.train(training)
+    return torch.cat(logits) if logits else torch.zeros(0, data.num_classes)
+
+
+def evaluate(
+    model: nn.Module, data: Data, split: str, numerics: Numerics, *, batch_size: int
+) -> dict[str, float]:
+    """Return loss (mean cross-entropy, nats) and accuracy of ``split`` ("train", "val" or "test")."""
+    pictures: Split = getattr(data, split)
+    logits = predict(model, data, pictures, numerics, batch_size=batch_size)
+    return score(logits, pictures.labels, split)
+
+
+def score(logits: Tensor, labels: Tensor, split: str) -> dict[str, float]:
+    """Return `<split>/loss` (mean cross-entropy, nats) and `<split>/acc` of logits (N, K), labels (N,)."""
+    loss = F.cross_entropy(logits, labels)
+    acc = (logits.argmax(1) == labels).double().mean()
+    return {f"{split}/loss": loss.item(), f"{split}/acc": acc.item()}

@@ -1,0 +1,1 @@
+"""Turns the values in conf/ into runs and sweeps."""

@@ -1,0 +1,134 @@
+"""Composes a configuration and checks all of it, so that a mistake is found before anything starts."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
+
+from experiments import schema
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+SETTINGS = ("data", "trainer", "analysis")  # groups that are a dataclass each
+TARGETS = ("model", "aug", "optimizer", "scheduler", "tracking")  # groups that name code
+
+
+def compose(
+    overrides: Sequence[str], *, config_name: str = "config", config_dir: str | None = None
+) -> DictConfig:
+    """Compose conf/ with ``overrides``, in Hydra's syntax, and check the result whole.
+
+    ``config_dir`` is a further folder of options, as in Hydra's ``--config-dir``. Raises ValueError with one
+    line that names the key, the law and what came.
+    """
+    more = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+    outer = GlobalHydra.instance().hydra  # set while Hydra itself calls us, as in a sweep
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = hydra.compose(config_name, [*more, *overrides])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(explain(error)) from error
+    finally:
+        GlobalHydra.instance().hydra = outer
+    check(cfg)
+    return cfg
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise ValueError unless every key is known, every value lawful and every target callable as given."""
+    try:
+        settings(cfg)
+        _protocol_laws(cfg)
+        OmegaConf.to_container(_ours(cfg), resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ValueError(explain(error)) from error
+    from experiments import targets  # imports torch, so only when the values are right
+
+    targets.check(cfg)
+
+
+def settings(cfg: DictConfig) -> dict[str, Any]:
+    """Return the dataclass of each settings group by its name, laws checked."""
+    _known(cfg.keys(), [*_fields(schema.Config), "hydra"], "")
+    for group in SETTINGS:
+        node = OmegaConf.get_type(cfg, group)
+        _known(cfg[group].keys(), _fields(node), f"{group}.")
+    return {group: OmegaConf.to_object(cfg[group]) for group in SETTINGS}
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """Return the run's own configuration, resolved, as plain containers."""
+    return OmegaConf.to_container(_ours(cfg), resolve=True)
+
+
+def unknown(name: str, choices: Iterable[str], what: str) -> str:
+    """Return a line that says ``name`` is not there, what was perhaps meant and what there is."""
+    choices = sorted(map(str, choices))
+    close = difflib.get_close_matches(name, choices, n=1)
+    meant = f" (did you mean {close[0]}?)" if close else ""
+    return f"{what}{meant}; there is: {', '.join(choices)}"
+
+
+def explain(error: Exception) -> str:
+    """Return one line for an error of Hydra or OmegaConf: the key, the law, what came."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return unknown(option, error.options, f"{group}={option} is not an option of {group}")
+    if isinstance(cause, MissingMandatoryValue):
+        return f"{cause.full_key} must be given, e.g. {cause.full_key}=..."
+    if isinstance(cause, ValidationError):
+        return _wrong_type(cause)
+    if isinstance(cause, (AttributeError, KeyError)) and getattr(cause, "parent_node", None) is not None:
+        return _unknown_key(cause)
+    if isinstance(error, ConfigCompositionException) and "No match in the defaults list" in str(error):
+        name = str(error).split("'")[1]
+        return unknown(name, [*SETTINGS, *TARGETS, "experiment", "seed"], f"{name} is not a group or a key")
+    return " ".join(line.strip() for line in str(cause).splitlines() if "_type=" not in line)
+
+
+def _ours(cfg: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+
+
+def _fields(settings_type: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(settings_type)]
+
+
+def _known(keys: Iterable[Any], fields: list[str], prefix: str) -> None:
+    # `+trainer.epochz=3` adds a key even to a typed group.
+    for key in keys:
+        if key not in fields:
+            raise ValueError(unknown(str(key), fields, f"{prefix}{key} is not a key"))
+
+
+def _protocol_laws(cfg: DictConfig) -> None:
+    if cfg.data.val_size == 0 and cfg.trainer.early_stop > 0:
+        raise ValueError(
+            f"trainer.early_stop needs a validation split, got {cfg.trainer.early_stop} with data.val_size=0"
+        )
+
+
+def _wrong_type(cause: Any) -> str:
+    said = str(cause).splitlines()[0]
+    kinds = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
+    kind = next(
+        (kind for name, kind in kinds.items() if f"to {name}" in said or f"valid {name}" in said), None
+    )
+    return (
+        f"{cause.full_key} must be {kind}, got {said.split(chr(39))[1]!r}"
+        if kind
+        else f"{cause.full_key}: {said}"
+    )
+
+
+def _unknown_key(cause: Any) -> str:
+    keys = [str(key) for key in cause.parent_node] if isinstance(cause.parent_node, DictConfig) else []
+    return unknown(str(cause.key), keys, f"{cause.full_key} is not a key")
