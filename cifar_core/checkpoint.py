@@ -7,14 +7,19 @@ from typing import Any
 import torch
 
 
-def save(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content`` to ``path`` so that a kill at any moment leaves the old file or the new one."""
+def save(path: Path, content: dict[str, Any], *, previous: Path | None = None) -> None:
+    """Write ``content`` to ``path`` so that a kill at any moment leaves the old file or the new one.
+
+    With ``previous`` the old file is kept under that name; a kill may then leave the old file there only.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            path.replace(previous)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -20,9 +20,8 @@ def _require(holds: bool, key: str, law: str, got: Any) -> None:
 
 
 def _warmup_steps(warmup_epochs: float, epochs: int, steps_per_epoch: int) -> int:
-    _require(
-        0 <= warmup_epochs < epochs, "warmup_epochs", f"at least 0 and below {epochs} epochs", warmup_epochs
-    )
+    law = f"at least 0 and at most trainer.epochs, {epochs}"
+    _require(0 <= warmup_epochs <= epochs, "warmup_epochs", law, warmup_epochs)
     return round(warmup_epochs * steps_per_epoch)
 
 
@@ -101,7 +100,7 @@ def cosine(
     _require(0 <= final_factor <= 1, "final_factor", "in [0, 1]", final_factor)
 
     def fall(epoch: float) -> float:
-        progress = min(1.0, (epoch - warmup_epochs) / (epochs - warmup_epochs))
+        progress = min(1.0, (epoch - warmup_epochs) / max(epochs - warmup_epochs, 1e-9))
         return final_factor + (1 - final_factor) * (1 + math.cos(math.pi * progress)) / 2
 
     warmup_steps = _warmup_steps(warmup_epochs, epochs, steps_per_epoch)

@@ -118,6 +118,7 @@ def train(
     *,
     mix: Mix | None = None,
     criterion: Criterion | None = None,
+    between_batches: Callable[[], None] = lambda: None,
 ) -> Iterator[EpochResult]:
     """Train ``state`` in place from its epoch to ``settings.epochs`` and yield a result after each.
 
@@ -125,19 +126,27 @@ def train(
     one (dropout, mix-up) included, so that a stopped training goes on as if it had not stopped. Where
     ``data.val`` is empty, the test set is evaluated instead. ``criterion`` takes float32 logits (N, K) and
     labels (N,) or weights (N, K) and returns the mean loss; None is cross-entropy with label smoothing.
+    ``between_batches`` is called before every batch and may raise to end the training there.
     """
     criterion = criterion or partial(F.cross_entropy, label_smoothing=settings.label_smoothing)
     watched = "val" if len(data.val) else "test"
     while state.epoch < settings.epochs:
         started = time.perf_counter()
         before = state.step
-        losses, hits, lr = _train_epoch(state, data, augment, settings, mix, criterion)
+        losses, hits, lr = _train_epoch(state, data, augment, settings, mix, criterion, between_batches)
         trained = time.perf_counter() - started
         images = len(losses) * settings.batch_size
         metrics = {"train/loss": math.fsum(losses) / len(losses), "train/acc": hits / images}
-        metrics |= evaluate(
-            state.best_model, data, watched, state.numerics, batch_size=settings.eval_batch_size
+        pictures: Split = getattr(data, watched)
+        logits = predict(
+            state.best_model,
+            data,
+            pictures,
+            state.numerics,
+            batch_size=settings.eval_batch_size,
+            between_batches=between_batches,
         )
+        metrics |= score(logits, pictures.labels, watched)
         if isinstance(state.scheduler, ReduceLROnPlateau):
             state.scheduler.step(metrics[f"{watched}/acc"])
         state.epoch += 1
@@ -160,6 +169,7 @@ def _train_epoch(
     settings: TrainerSettings,
     mix: Mix | None,
     criterion: Criterion,
+    between_batches: Callable[[], None],
 ) -> tuple[list[float], int, float]:
     """Return the loss of every batch, the number of hits and the lr of the epoch's last step."""
     device = state.numerics.device
@@ -173,6 +183,7 @@ def _train_epoch(
     state.model.train()
     with _bar(len(batches) * settings.batch_size, state.epoch + 1, settings) as bar:
         for number, batch in enumerate(batches):
+            between_batches()
             images, targets = _prepare(state, data, batch, augment, mix, generator)
             losses[number], preds = _backward(state, images, targets, criterion, settings.accumulate)
             hits += (preds == data.train.labels[batch]).sum()
@@ -253,12 +264,21 @@ def _show(bar: tqdm, images: int, losses: Tensor, hits: Tensor, lr: float) -> No
 
 
 @torch.no_grad()
-def predict(model: nn.Module, data: Data, split: Split, numerics: Numerics, *, batch_size: int) -> Tensor:
+def predict(
+    model: nn.Module,
+    data: Data,
+    split: Split,
+    numerics: Numerics,
+    *,
+    batch_size: int,
+    between_batches: Callable[[], None] = lambda: None,
+) -> Tensor:
     """Return float32 logits (N, K) of all pictures of ``split``, on its device; the training flag is kept."""
     training = model.training
     model.eval()
     logits = []
     for images in split.images.split(batch_size):
+        between_batches()
         with numerics.autocast():
             logits.append(model(data.normalize(numerics.lay_out(images))).float())
     model.train(training)

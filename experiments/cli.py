@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-USER, ENVIRONMENT = 2, 1  # exit codes: the configuration or arguments, the machine
+USER, ENVIRONMENT, GUARD = 2, 1, 3  # exit codes: the configuration or arguments, the machine, a guard
 FULL_ERROR = (
     os.environ.get("HYDRA_FULL_ERROR") == "1"
 )  # the user's wish, read before the command line sets it
@@ -16,6 +16,10 @@ FULL_ERROR = (
 
 class UserError(Exception):
     """Something the user can put right, told in one line; exit code 2."""
+
+
+class GuardStop(Exception):
+    """A guard found the training broken; exit code 3."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -51,10 +55,12 @@ def exit_codes() -> Iterator[None]:
         yield
     except UserError as error:
         _end(error, USER)
+    except GuardStop as error:
+        _end(error, GUARD)
     except Stopped as stopped:
         print(f"stopped by {stopped}", file=sys.stderr)
         raise SystemExit(stopped.exit_code) from None
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         _end(error, ENVIRONMENT)
     except Exception:
         traceback.print_exc()
@@ -73,13 +79,43 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def catch_signals() -> None:
-    """Raise `Stopped` in the main thread at the first SIGINT, SIGTERM or SIGUSR1; the second ends at once."""
+class Signals:
+    """Turns SIGINT, SIGTERM and SIGUSR1 into `Stopped` in the main thread; a second signal ends at once.
 
-    def stop(signum: int, _: FrameType | None) -> None:
+    At once, or within `deferred` only where `check` is called: an exception out of nowhere in a training step
+    can reach C++ code that aborts the process.
+    """
+
+    def __init__(self) -> None:
+        self._deferring = False
+        self._pending: int | None = None
+
+    def catch(self) -> None:
+        """Install the handlers."""
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(each, self._handle)
+
+    def _handle(self, signum: int, _: FrameType | None) -> None:
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_DFL)
-        raise Stopped(signum)
+        self._pending = signum
+        if not self._deferring:
+            self.check()
 
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(each, stop)
+    def check(self) -> None:
+        """Raise Stopped if a signal has come."""
+        if self._pending is not None:
+            raise Stopped(self._pending)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Leave it to `check` to raise; one that nobody has seen is raised at the end."""
+        self._deferring = True
+        try:
+            yield
+            self.check()
+        finally:
+            self._deferring = False
+
+
+signals = Signals()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
@@ -15,7 +16,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, Vali
 from experiments import schema
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-SETTINGS = ("data", "trainer", "analysis")  # groups that are a dataclass each
+SETTINGS = ("data", "trainer", "analysis", "sweep")  # groups that are a dataclass each
 TARGETS = ("model", "aug", "optimizer", "scheduler", "tracking")  # groups that name code
 
 
@@ -27,18 +28,40 @@ def compose(
     ``config_dir`` is a further folder of options, as in Hydra's ``--config-dir``. Raises ValueError with one
     line that names the key, the law and what came.
     """
+    if config_dir and not Path(config_dir).is_dir():
+        raise ValueError(f"--config-dir must be a folder, got {config_dir}")
     more = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+    cfg = _compose(CONF, config_name, [*more, *overrides])
+    check(cfg)
+    return cfg
+
+
+def compose_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
+    """Return the configuration saved in a run folder, changed by ``overrides`` and checked.
+
+    Raises FileNotFoundError where ``folder`` holds no run, ValueError as `compose` does.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise FileNotFoundError(f"{folder} is not a run folder: it has no config.yaml")
+    saved = _compose(folder.resolve(), "config", overrides)
+    try:
+        cfg = OmegaConf.merge(OmegaConf.structured(schema.Config), saved)
+    except OmegaConfBaseException as error:
+        raise ValueError(explain(error)) from error
+    check(cfg)
+    return cfg
+
+
+def _compose(folder: Path, name: str, overrides: Sequence[str]) -> DictConfig:
     outer = GlobalHydra.instance().hydra  # set while Hydra itself calls us, as in a sweep
     GlobalHydra.instance().clear()
     try:
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = hydra.compose(config_name, [*more, *overrides])
-    except (HydraException, OmegaConfBaseException) as error:
+        with hydra.initialize_config_dir(str(folder), version_base="1.3"):
+            return hydra.compose(name, list(overrides))
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ValueError(explain(error)) from error
     finally:
         GlobalHydra.instance().hydra = outer
-    check(cfg)
-    return cfg
 
 
 def check(cfg: DictConfig) -> None:

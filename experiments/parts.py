@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from cifar_core.analysis import cams
-from cifar_core.augment.pipeline import Augment, augmentation
-from cifar_core.train import Mix
+from cifar_core.augment.pipeline import augmentation
+from cifar_core.augment.recipe import Step
+from cifar_core.train import Augment, Mix
 
 RESERVED = ("cam_layer",)  # keys of the model group that are about the model, not arguments of it
 
@@ -25,10 +26,15 @@ def model(cfg: DictConfig, *, num_classes: int) -> nn.Module:
     return _call("model", arguments, num_classes=num_classes)
 
 
+def steps(cfg: DictConfig) -> dict[str, Step]:
+    """Return the named Albumentations transforms of `aug.image`, in order."""
+    return _call("aug.image", cfg.aug.image, _convert_="all")
+
+
 def augment(cfg: DictConfig) -> Augment:
     """Return the function on uint8 pictures that `aug.image` and `aug.backend` describe."""
-    steps = _call("aug.image", cfg.aug.image, _convert_="all")
-    return augmentation(steps, backend=cfg.aug.backend, image_size=cfg.data.image_size)
+    recipe, options = steps(cfg), {"backend": cfg.aug.backend, "workers": cfg.aug.workers}
+    return augmentation(recipe, **options, image_size=cfg.data.image_size)
 
 
 def mix(cfg: DictConfig, *, num_classes: int) -> Mix | None:

@@ -3,11 +3,14 @@
 torch is imported inside the functions: `--help`, `--cfg job` and a mistyped key must not wait for it.
 """
 
+import hashlib
+import json
 import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,18 +22,29 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.cli import UserError, catch_signals, exit_codes, one_line, user_mistakes
-from experiments.compose import CONF, compose, explain, plain, settings
-from experiments.run_folder import DONE, RunFolder
-from experiments.tracking import ui_hint
+from experiments import console
+from experiments.cli import GuardStop, UserError, exit_codes, one_line, signals, user_mistakes
+from experiments.compose import CONF, compose, compose_saved, explain, plain, settings
+from experiments.run_folder import DONE, RunFolder, past
 
 if TYPE_CHECKING:
+    import torch
+
     from cifar_core.data import Data
+    from cifar_core.settings import AnalysisSettings, TrainerSettings
     from cifar_core.train import EpochResult, TrainState
+    from experiments.checkpoints import Checkpoints
+    from experiments.watch import Watch
 
 log = logging.getLogger(__name__)
 
 Row = dict[str, float]  # one epoch, as in metrics.csv
+RECORDS = (
+    "config.yaml",
+    "overrides.yaml",
+    "environment.json",
+    "metrics.csv",
+)  # artifacts beside the analysis
 
 
 def run(cfg: DictConfig, out_dir: Path, *, overrides: Sequence[str] = (), name: str = "") -> float:
@@ -56,145 +70,192 @@ def run(cfg: DictConfig, out_dir: Path, *, overrides: Sequence[str] = (), name: 
         return result["metrics"].get("val/acc_best", result["metrics"].get("test/acc", 0.0))
 
 
+@dataclass
+class Job:
+    """Everything one run works with."""
+
+    cfg: DictConfig
+    folder: RunFolder
+    trainer: "TrainerSettings"
+    analysis: "AnalysisSettings"
+    state: "TrainState"
+    data: "Data"
+    augment: Any
+    mix: Any
+    checkpoints: "Checkpoints"
+    watch: "Watch"
+    history: list[Row]  # of all epochs, those before a resume included
+
+
 def _run(cfg: DictConfig, folder: RunFolder, result: dict[str, Any], name: str) -> None:
-    from cifar_core.train import train
     from experiments import parts
 
     began = time.perf_counter()
-    options = settings(cfg)
-    with user_mistakes():
-        state, data = _set_up(cfg, options)
-        augment, mix = parts.augment(cfg), parts.mix(cfg, num_classes=data.num_classes)
-    history = _resume(folder, state)
-    result["protocol"] = "validation" if len(data.val) else "test_each_epoch"
-    _describe(cfg, folder, state, data)
+    job = _set_up(cfg, folder)
+    result["protocol"] = "validation" if len(job.data.val) else "test_each_epoch"
+    _describe(job)
+    job.watch.check_start(job.state, job.augment)
 
     with parts.tracker(cfg, folder.path, name, result["protocol"]) as tracker:
         tracker.log_params(plain(cfg))
-        tracker.log_dataset(data.source, data.fingerprint, str(cfg.data.root), "training")
-        for epoch in train(state, data, augment, options["trainer"], mix=mix):
-            history.append({"epoch": epoch.epoch, **epoch.metrics, "lr": epoch.lr, "seconds": epoch.seconds})
-            folder.append(history[-1])
-            tracker.log_metrics(epoch.metrics | {"lr": epoch.lr, "seconds": epoch.seconds}, step=epoch.epoch)
-            log.info(_epoch_line(epoch, options["trainer"].epochs))
-            over = _over(history, options["trainer"])
-            _keep(cfg, folder, state, data, history, over=over)
-            if over:
-                break
-        result["epochs"] = len(history)
-        result["seconds"]["train"] = sum(row["seconds"] for row in history)
-        result["metrics"], logits = _test(folder, state, data, history, options["trainer"])
-        tracker.log_metrics(result["metrics"], step=best_epoch(history))
-        result["seconds"] |= _explain(cfg, folder, state, data, augment, history, logits, tracker)
+        tracker.log_dataset(job.data.source, job.data.fingerprint, str(cfg.data.root), "training")
+        with signals.deferred(), _last_epoch_kept(job.checkpoints):
+            _train(job, tracker, result)
+        result["epochs"] = len(job.history)
+        result["seconds"]["train"] = sum(row["seconds"] for row in job.history)
+        if result["status"] == "pruned":
+            best = job.history[best_epoch(job.history) - 1]
+            result["metrics"] = {f"{key}_best": best[key] for key in ("val/acc", "val/loss")}
+        else:
+            job.checkpoints.load_best(job.state.best_model, best_epoch(job.history))
+            result["metrics"], logits = _test(job)
+            _explain(job, logits, tracker, result)
+        tracker.log_metrics(result["metrics"], step=best_epoch(job.history))
+        tracker.set_tags({"status": result["status"]})
     result["run_id"] = tracker.run_id
     result["seconds"]["total"] = time.perf_counter() - began
-    _tidy(folder, options["trainer"].keep)
-    log.info(_summary(folder, result, data, tracker.uri))
+    job.checkpoints.tidy(job.trainer.keep)
+    log.info("\n".join(console.closing(folder, result, job.data, tracker.uri)))
+
+
+def _train(job: Job, tracker: Any, result: dict[str, Any]) -> None:
+    """Train to the end; after each epoch log it, guard it, keep the best, checkpoint."""
+    from cifar_core.train import train
+
+    if _over(job.history, job.trainer):  # the run was stopped after its last epoch
+        return
+    for epoch in train(
+        job.state, job.data, job.augment, job.trainer, mix=job.mix, between_batches=signals.check
+    ):
+        job.history.append(_row(epoch))
+        job.folder.append(job.history[-1])
+        tracker.log_metrics(epoch.metrics | {"lr": epoch.lr, "seconds": epoch.seconds}, step=epoch.epoch)
+        log.info(console.epoch_line(epoch, job.trainer.epochs))
+        job.watch.check_epoch(job.state, epoch, job.history)
+        over = _over(job.history, job.trainer) or _is_pruned(job.folder, result)
+        is_best = best_epoch(job.history) == epoch.epoch and (len(job.data.val) > 0 or over)
+        job.checkpoints.keep(job.state, job.history, is_best=is_best, over=over)
+        if over:
+            break
 
 
 def best_epoch(history: Sequence[Row]) -> int:
-    """Return the epoch (from 1) of the best validation accuracy, the first of equals; without any the last."""
+    """Return the epoch (from 1) of the best validation accuracy, the first of equals; else the last one."""
     accs = [row.get("val/acc", row["epoch"]) for row in history]
     return accs.index(max(accs)) + 1
 
 
-def _set_up(cfg: DictConfig, options: dict[str, Any]) -> "tuple[TrainState, Data]":
-    """Return the state before the first epoch and the data, both on the run's device."""
+def _set_up(cfg: DictConfig, folder: RunFolder) -> Job:
+    """Build all parts, data first, and take up the last checkpoint if there is one."""
     import torch
 
     from cifar_core.data import load_data
     from cifar_core.numerics import numerics
     from cifar_core.train import start, steps_per_epoch
     from experiments import parts
+    from experiments.watch import Watch
 
+    options = settings(cfg)
     trainer = options["trainer"]
-    if trainer.threads:
-        torch.set_num_threads(trainer.threads)
-    torch.set_float32_matmul_precision("high")
-    where = numerics(trainer)
-    data = load_data(options["data"]).to(where.device)
-    torch.manual_seed(cfg.seed)
-    model = where.place(parts.model(cfg, num_classes=data.num_classes))
-    if options["analysis"].level != "none":
-        parts.cam_module(cfg, model, data.image_size)
-    if trainer.compile:
-        model.compile()
-    optimizer = parts.optimizer(cfg, model.named_parameters())
-    steps = steps_per_epoch(len(data.train), trainer)
-    scheduler = parts.scheduler(cfg, optimizer, steps_per_epoch=steps)
-    state = start(model, optimizer, scheduler, numerics=where, seed=cfg.seed, ema_decay=trainer.ema_decay)
-    return state, data
-
-
-def _resume(folder: RunFolder, state: "TrainState") -> list[Row]:
-    """Take up the last checkpoint, if there is one; return the epochs before it."""
-    from cifar_core import checkpoint
-
-    history: list[Row] = []
-    if folder.last.exists():
-        saved = checkpoint.load(folder.last, state.numerics.device)
-        state.load_state_dict(saved["state"])
-        history = saved["history"]
-        log.info("goes on after epoch %d of %s", state.epoch, folder.path)
+    with user_mistakes():
+        if trainer.threads:
+            torch.set_num_threads(trainer.threads)
+        torch.set_float32_matmul_precision("high")
+        where = numerics(trainer)
+        data = load_data(options["data"]).to(where.device)
+        torch.manual_seed(cfg.seed)
+        model = where.place(parts.model(cfg, num_classes=data.num_classes))
+        if options["analysis"].level != "none":
+            parts.cam_module(cfg, model, data.image_size)
+        if trainer.compile:
+            model.compile()
+        optimizer = parts.optimizer(cfg, model.named_parameters())
+        steps = steps_per_epoch(len(data.train), trainer)
+        scheduler = parts.scheduler(cfg, optimizer, steps_per_epoch=steps)
+        augment, mix = parts.augment(cfg), parts.mix(cfg, num_classes=data.num_classes)
+        state = start(model, optimizer, scheduler, numerics=where, seed=cfg.seed, ema_decay=trainer.ema_decay)
+        checkpoints = _checkpoints(cfg, folder, data)
+        history = checkpoints.resume(state)
+    checkpoints.check_space(state)
     folder.write_history(history)
-    return history
+    watch = Watch(trainer, data, mixes=mix is not None)
+    return Job(
+        cfg, folder, trainer, options["analysis"], state, data, augment, mix, checkpoints, watch, history
+    )
 
 
-def _describe(cfg: DictConfig, folder: RunFolder, state: "TrainState", data: "Data") -> None:
+def _checkpoints(cfg: DictConfig, folder: RunFolder, data: "Data") -> "Checkpoints":
+    from experiments.checkpoints import Checkpoints
+
+    config = json.dumps(past(plain(cfg)), sort_keys=True)
+    identity = {"config": hashlib.sha256(config.encode()).hexdigest()[:16], "data": data.fingerprint}
+    return Checkpoints(folder, identity, every_seconds=cfg.trainer.checkpoint_seconds)
+
+
+@contextmanager
+def _last_epoch_kept(checkpoints: "Checkpoints") -> Iterator[None]:
+    """Keep the last finished epoch when a signal ends the training, and explain a lack of memory."""
+    import torch
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        checkpoints.save_unsaved()
+        raise
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise MemoryError(
+            "out of memory: use a smaller trainer.batch_size with a larger trainer.accumulate, "
+            f"trainer.precision=bf16, or a smaller model ({one_line(error)[:200]})"
+        ) from error
+
+
+def _describe(job: Job) -> None:
     from experiments.environment import environment
 
-    parameters = sum(p.numel() for p in state.model.parameters())
-    sizes = " / ".join(f"{len(getattr(data, split)):,} {split}" for split in ("train", "val", "test"))
-    log.info("run folder  %s", folder.path)
-    log.info("data        %s: %s, %d classes", data.source, sizes, data.num_classes)
-    log.info("model       %s, %s parameters", cfg.model._target_.rpartition(".")[2], f"{parameters:,}")
-    log.info("device      %s", state.numerics)
-    if not len(data.val):
+    for line in console.opening(job.cfg, job.folder, job.state, job.data):
+        log.info(line)
+    if not len(job.data.val):
         log.warning(
             "no validation split: the test set is evaluated each epoch, so its figure is not a fair one"
         )
-    facts = {"device": str(state.numerics), "seed": cfg.seed, "data": data.fingerprint}
-    folder.write_json("environment.json", environment() | facts)
+    facts = {"device": str(job.state.numerics), "seed": job.cfg.seed, "data": job.data.fingerprint}
+    job.folder.write_json("environment.json", environment() | facts)
 
 
 def _over(history: Sequence[Row], trainer: Any) -> bool:
     """Tell whether the last epoch was reached, or `trainer.early_stop` epochs without a better one."""
-    if 0 < trainer.early_stop <= len(history) - best_epoch(history):
+    if history and 0 < trainer.early_stop <= len(history) - best_epoch(history):
         log.info("stops early: no better epoch since epoch %d", best_epoch(history))
         return True
     return len(history) >= trainer.epochs
 
 
-def _keep(
-    cfg: DictConfig, folder: RunFolder, state: "TrainState", data: "Data", history: list[Row], *, over: bool
-) -> None:
-    """Write best.pt after a new best epoch and last.pt when it is due."""
-    from cifar_core import checkpoint
-
-    epoch = len(history)
-    if best_epoch(history) == epoch and (len(data.val) or over):
-        weights = {"model": state.best_model.state_dict(), "epoch": epoch, "classes": list(data.classes)}
-        checkpoint.save(folder.best, weights)
-    if over or folder.seconds_since_last() >= cfg.trainer.checkpoint_seconds:
-        checkpoint.save(folder.last, {"state": state.state_dict(), "history": history})
+def _is_pruned(folder: RunFolder, result: dict[str, Any]) -> bool:
+    """Tell whether a sweep has left a `stop` file, which ends the run after this epoch as pruned."""
+    if (folder.path / "stop").exists():
+        (folder.path / "stop").unlink()
+        result["status"] = "pruned"
+        log.info("pruned by its sweep")
+    return result["status"] == "pruned"
 
 
-def _test(
-    folder: RunFolder, state: "TrainState", data: "Data", history: Sequence[Row], trainer: Any
-) -> tuple[dict[str, float], Any]:
-    """Return the run's figures with the best weights, and the logits (N, K) of the split they explain."""
-    from cifar_core import checkpoint
+def _test(job: Job) -> "tuple[dict[str, float], dict[str, torch.Tensor]]":
+    """Return the figures of the best weights, and their logits (N, K) by split."""
     from cifar_core.train import predict, score
 
-    state.best_model.load_state_dict(checkpoint.load(folder.best, state.numerics.device)["model"])
-    best = history[best_epoch(history) - 1]
-    metrics = {f"{key}_best": best[key] for key in ("val/acc", "val/loss") if key in best}
-    split = explained(trainer, data)
-    logits = predict(
-        state.best_model, data, getattr(data, split), state.numerics, batch_size=trainer.eval_batch_size
-    )
-    if split == "test":
-        metrics |= score(logits, data.test.labels, "test")
+    logits, metrics = {}, {}
+    for split in ("val", "test"):
+        pictures = getattr(job.data, split)
+        if len(pictures) and split in ("val", explained(job.trainer, job.data)):
+            state, batch_size = job.state, job.trainer.eval_batch_size
+            logits[split] = predict(
+                state.best_model, job.data, pictures, state.numerics, batch_size=batch_size
+            )
+            suffix = "_best" if split == "val" else ""
+            scores = score(logits[split], pictures.labels, split)
+            metrics |= {f"{key}{suffix}": value for key, value in scores.items()}
     return metrics, logits
 
 
@@ -203,49 +264,43 @@ def explained(trainer: Any, data: "Data") -> str:
     return "test" if trainer.test or not len(data.val) else "val"
 
 
-def _explain(
-    cfg: DictConfig,
-    folder: RunFolder,
-    state: "TrainState",
-    data: "Data",
-    augment: Any,
-    history: list[Row],
-    logits: Any,
-    tracker: Any,
-) -> dict[str, float]:
-    """Write the analysis folder, hand the run's files to the tracker and return the seconds it took."""
-    from cifar_core.analysis.analyse import analyse
-
+def _explain(job: Job, logits: "dict[str, torch.Tensor]", tracker: Any, result: dict[str, Any]) -> None:
+    """Write the analysis folder and hand the run's files to the tracker; a failure in it is a warning."""
     began = time.perf_counter()
-    options = settings(cfg)
-    analyse(
-        state.best_model,
-        data,
-        explained(options["trainer"], data),
-        logits.cpu(),
-        settings=options["analysis"],
-        cam_layer=cfg.model.get("cam_layer", ""),
-        augment=augment,
-        history=history,
-        out_dir=folder.analysis,
-    )
+    try:
+        _analyse(job, logits)
+    except Exception as error:  # the training is done and good, whatever its pictures do
+        log.warning("the analysis failed: %s", one_line(error), exc_info=True)
+        result["analysis_error"] = one_line(error)
     for sheet in ("contact_sheet", "correct_sheet", "augmentations"):
-        if (path := folder.analysis / f"{sheet}.png").exists():
-            tracker.log_image(path, key=sheet, step=best_epoch(history))
-    for path in (folder.analysis, *(folder.path / name for name in RECORDS)):
+        if (path := job.folder.analysis / f"{sheet}.png").exists():
+            tracker.log_image(path, key=sheet, step=best_epoch(job.history))
+    for path in (job.folder.analysis, *(job.folder.path / name for name in RECORDS)):
         if path.exists():
             tracker.log_artifacts(path)
-    return {"analysis": time.perf_counter() - began}
+    result["seconds"]["analysis"] = time.perf_counter() - began
 
 
-RECORDS = ("config.yaml", "overrides.yaml", "environment.json", "metrics.csv")
+def _analyse(job: Job, logits: "dict[str, torch.Tensor]") -> None:
+    import torch
 
+    from cifar_core.analysis.analyse import analyse
 
-def _tidy(folder: RunFolder, keep: str) -> None:
-    """Remove the checkpoints that `trainer.keep` does not want after a finished run."""
-    for path, kept_by in ((folder.last, ("all",)), (folder.best, ("all", "best"))):
-        if keep not in kept_by:
-            path.unlink(missing_ok=True)
+    split = explained(job.trainer, job.data)
+    # Hooks, which Grad-CAM needs, do not reach into a compiled model.
+    eager = torch.compiler.set_stance("force_eager") if job.trainer.compile else nullcontext()
+    with eager:
+        analyse(
+            job.state.best_model,
+            job.data,
+            split,
+            logits[split].cpu(),
+            settings=job.analysis,
+            cam_layer=job.cfg.model.get("cam_layer", ""),
+            augment=job.augment,
+            history=job.history,
+            out_dir=job.folder.analysis,
+        )
 
 
 @contextmanager
@@ -254,56 +309,22 @@ def _recorded(folder: RunFolder) -> Iterator[dict[str, Any]]:
     result: dict[str, Any] = {"status": "finished", "metrics": {}, "seconds": {}, "epochs": 0, "run_id": None}
     try:
         yield result
-    except UserError:
-        folder.discard()
-        raise
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt)
+        told = isinstance(error, (UserError, GuardStop, OSError, MemoryError))
         result |= {"status": "killed" if stopped else "failed", "error": one_line(error)}
-        log.error(
-            "%s: %s",
-            result["status"],
-            result["error"],
-            exc_info=not stopped and not isinstance(error, OSError),
-        )
+        log.error("%s: %s", result["status"], result["error"], exc_info=not stopped and not told)
         with suppress(OSError):  # a full disk is perhaps what ended the run
             folder.write_json("result.json", result)
+        if isinstance(error, (UserError, OSError)):
+            folder.discard()
         raise
     folder.write_json("result.json", result)
 
 
-def _epoch_line(epoch: "EpochResult", epochs: int) -> str:
-    losses = "  ".join(
-        f"{split} loss {epoch.metrics[f'{split}/loss']:.4f} acc {epoch.metrics[f'{split}/acc']:7.2%}"
-        for split in ("train", "val", "test")
-        if f"{split}/loss" in epoch.metrics
-    )
-    pace = f"{epoch.seconds:.1f} s  {epoch.images_per_second:,.0f} pictures/s"
-    return f"epoch {epoch.epoch:>{len(str(epochs))}}/{epochs}  {losses}  lr {epoch.lr:.3g}  {pace}"
-
-
-def _summary(folder: RunFolder, result: dict[str, Any], data: "Data", uri: str | None) -> str:
-    """Return the last lines on the screen: the figures, where things lie and how to look at them."""
-    metrics, seconds = result["metrics"], result["seconds"]
-    lines = [""]
-    if "test/acc" in metrics:
-        share = f"{round(metrics['test/acc'] * len(data.test)):,} of {len(data.test):,}"
-        fair = "" if len(data.val) else ", evaluated each epoch"
-        lines.append(f"test accuracy  {metrics['test/acc']:.2%}  ({share} pictures{fair})")
-    if "val/acc_best" in metrics:
-        lines.append(f"val accuracy   {metrics['val/acc_best']:.2%}  (best of {result['epochs']} epochs)")
-    lines.append(
-        f"time           {seconds['train']:.1f} s training, {seconds['analysis']:.1f} s analysis, "
-        f"{seconds['total']:.1f} s in all"
-    )
-    lines.append(f"run folder     {folder.path}")
-    shown = ("contact_sheet.png", "curves.png", "confusion_matrix.png", "misclassified.csv")
-    there = [name for name in shown if (folder.analysis / name).exists()]
-    if there:
-        lines.append(f"look at        analysis/: {', '.join(there)}")
-    if uri:
-        lines.append(f"MLflow UI      {ui_hint(uri)}")
-    return "\n".join(lines)
+def _row(epoch: "EpochResult") -> Row:
+    pace = {"seconds": epoch.seconds, "images_per_second": epoch.images_per_second}
+    return {"epoch": epoch.epoch, "step": epoch.step, **epoch.metrics, "lr": epoch.lr, **pace}
 
 
 def _task(cfg: DictConfig) -> float:
@@ -316,9 +337,13 @@ def _task(cfg: DictConfig) -> float:
 def main() -> None:
     """Run the command line: Hydra's own, with every mistake found and told before anything starts."""
     with exit_codes():
-        catch_signals()
+        signals.catch()
         args = get_args_parser().parse_args()
         asks = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion or args.multirun
+        folder = next((word for word in args.overrides if word.startswith("resume=")), None)
+        if folder is not None and not asks:
+            resume(Path(folder.removeprefix("resume=")), [word for word in args.overrides if word != folder])
+            return
         if not asks and not any(override.startswith("hydra.mode=") for override in args.overrides):
             with user_mistakes():
                 compose(args.overrides, config_name=args.config_name or "config", config_dir=args.config_dir)
@@ -327,6 +352,13 @@ def main() -> None:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_task)()
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(explain(error)) from error
+
+
+def resume(folder: Path, overrides: Sequence[str]) -> float:
+    """Take up the run in ``folder`` with its saved configuration; ``overrides`` may change harmless keys."""
+    with user_mistakes():
+        cfg = compose_saved(folder, overrides)
+    return run(cfg, folder)
 
 
 if __name__ == "__main__":

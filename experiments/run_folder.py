@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,15 +17,28 @@ import yaml
 from experiments.spool import flatten
 
 DONE = ("finished", "pruned")
-# Keys that may differ when a run is taken up again: they change what is shown or kept, not what is computed.
+# Keys that may differ when a run is taken up again: where it runs, what is shown or kept of it.
 HARMLESS = (
-    "tracking.",
     "analysis.",
-    "trainer.progress",
-    "trainer.keep",
-    "trainer.checkpoint_seconds",
+    "data.cache",
+    "data.download",
+    "data.root",  # the pictures themselves are compared
     "security.",
+    "sweep.",
+    "tracking.",
+    "trainer.checkpoint_seconds",
+    "trainer.device",
+    "trainer.eval_batch_size",
+    "trainer.guards",
+    "trainer.keep",
+    "trainer.progress",
+    "trainer.threads",
 )
+
+
+def past(values: dict[str, Any]) -> dict[str, str]:
+    """Return the part of a configuration that a run cannot change once it has begun, flat."""
+    return {key: value for key, value in flatten(values).items() if not key.startswith(HARMLESS)}
 
 
 class RunFolder:
@@ -36,14 +48,14 @@ class RunFolder:
         """Name the folder; `open` creates it."""
         self.path = path.resolve()
         self.last = self.path / "last.pt"
+        self.previous = self.path / "previous.pt"
         self.best = self.path / "best.pt"
         self.analysis = self.path / "analysis"
 
     def open(self) -> None:
         """Create and lock the folder and start run.log; raise ValueError where another process has it."""
         self.path.mkdir(parents=True, exist_ok=True)
-        self._was_empty = not any(self.path.iterdir())
-        self._opened = time.monotonic()
+        self._was_empty, self._has_epochs = not any(self.path.iterdir()), False
         self._lock = (self.path / "lock").open("a+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -55,6 +67,8 @@ class RunFolder:
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()}")
         self._lock.flush()
+        for torn in self.path.glob(".*.*.*"):  # what a killed process was writing: .last.pt.<pid>
+            torn.unlink()
         self._handlers = self._log_to_file()
 
     def __enter__(self) -> Self:
@@ -78,21 +92,16 @@ class RunFolder:
         file = logging.FileHandler(self.path / "run.log", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         root = logging.getLogger()
-        root.setLevel(logging.INFO)
+        for ours in ("cifar_core", "experiments", "__main__"):
+            logging.getLogger(ours).setLevel(logging.INFO)
         for handler in (screen, file):
             root.addHandler(handler)
         return [screen, file]
 
     def discard(self) -> None:
-        """Remove the folder if it was empty when opened."""
-        if self._was_empty:
+        """Remove the folder if it was empty when opened and no epoch has been added since."""
+        if self._was_empty and not self._has_epochs:
             shutil.rmtree(self.path, ignore_errors=True)
-
-    def seconds_since_last(self) -> float:
-        """Return the age of last.pt, or of this opening where there is none yet."""
-        if not self.last.exists():
-            return time.monotonic() - self._opened
-        return time.time() - self.last.stat().st_mtime
 
     def result(self) -> dict[str, Any] | None:
         """Return result.json, None where the run has not ended yet."""
@@ -112,13 +121,13 @@ class RunFolder:
             write_text(config, yaml.safe_dump(values, sort_keys=False))
 
     def _compare(self, saved: dict[str, Any], values: dict[str, Any]) -> None:
-        there, here = flatten(saved), flatten(values)
-        for key in sorted(there.keys() | here.keys()):
-            if there.get(key) != here.get(key) and not key.startswith(HARMLESS):
-                raise ValueError(
-                    f"{self.path} holds a run with {key}={there.get(key)}, got {here.get(key)}: "
-                    "give the same value, or another hydra.run.dir"
-                )
+        there, here = past(saved), past(values)
+        changed = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+        if changed:
+            told = ", ".join(f"{key}={there.get(key)}, got {here.get(key)}" for key in changed[:5])
+            raise ValueError(
+                f"{self.path} holds a run with {told}: give the same values, or another hydra.run.dir"
+            )
 
     def write_history(self, history: Sequence[dict[str, float]]) -> None:
         """Write metrics.csv anew, as after taking up a run at an earlier epoch."""
@@ -128,6 +137,7 @@ class RunFolder:
 
     def append(self, row: dict[str, float]) -> None:
         """Add one epoch to metrics.csv."""
+        self._has_epochs = True
         with (self.path / "metrics.csv").open("a", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(row))
             if file.tell() == 0:

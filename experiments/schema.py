@@ -5,7 +5,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from cifar_core.settings import AnalysisSettings, DataSettings, TrainerSettings
+from cifar_core.settings import AnalysisSettings, DataSettings, SweepSettings, TrainerSettings
 
 
 @dataclass
@@ -28,6 +28,7 @@ class Config:
     trainer: TrainerSettings
     tracking: Any
     analysis: AnalysisSettings
+    sweep: SweepSettings
     security: Security
 
 

@@ -1,6 +1,7 @@
 """Checks what a configuration wants to call: only code on the list, only arguments it takes."""
 
 import inspect
+import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,12 +96,17 @@ def _resolve(key: str, name: Any, user_prefixes: tuple[str, ...]) -> Any:
 
 def _rehearse(cfg: DictConfig) -> None:
     """Build what is cheap to build, as the run will, so that wrong values are found now."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # Albumentations only warns of what it ignores
-        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
-        weight = [("weight", torch.nn.Parameter(torch.zeros(1)))]
-        parts.augment(cfg)
-        parts.mix(cfg, num_classes=10)
-        optimizer = parts.optimizer(cfg, weight)
-        parts.scheduler(cfg, optimizer, steps_per_epoch=10)
-        parts.tracker(cfg, Path(), "", "")  # writes nothing before it is entered
+    noted = logging.getLogger("cifar_core.augment.pipeline")
+    noted.disabled = True  # what it notes, the run itself will say
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # Albumentations only warns of what it ignores
+            warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+            weight = [("weight", torch.nn.Parameter(torch.zeros(1)))]
+            parts.augment(cfg)
+            parts.mix(cfg, num_classes=10)
+            optimizer = parts.optimizer(cfg, weight)
+            parts.scheduler(cfg, optimizer, steps_per_epoch=10)
+            parts.tracker(cfg, Path(), "", "")  # writes nothing before it is entered
+    finally:
+        noted.disabled = False

@@ -22,6 +22,7 @@ from contextlib import closing, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 from experiments.spool import Delivered, Record, Spool, canonical, flatten, is_dead, this_process
 
@@ -709,3 +710,16 @@ def _create_run(client: Any, experiment_id: str, start: Record) -> Any:
     with suppress(KeyError, OSError):  # a container's user may have no name
         tags["mlflow.user"] = getpass.getuser()
     return client.create_run(experiment_id, start_time=start["t"], tags=tags, run_name=start["run_name"])
+
+
+def import_mlflow() -> None:
+    """Import MLflow as runs need it, as in a process that runs are forked from."""
+    _configure_mlflow()
+    import mlflow.entities  # noqa: F401
+    from mlflow import MlflowClient  # noqa: F401
+
+
+def tagged_runs_page(url: str, tag: str, value: str) -> str:
+    """Return the page that shows all runs with a tag, in the experiment of the run at ``url``."""
+    search = quote(f"tags.`{tag}` = '{value}'", safe="")
+    return f"{url.partition('/runs/')[0]}/runs?searchFilter={search}&workflowType=machine_learning"

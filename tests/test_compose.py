@@ -94,7 +94,7 @@ WRONG = {
     "+optimizer.lrr=1": "optimizer.lrr is not an argument of torch.optim.SGD",
     "optimizer.lr=-1": "optimizer: Invalid learning rate: -1",
     "~optimizer._target_": "optimizer._target_ must be given",
-    "scheduler.warmup_epochs=100": "scheduler.warmup_epochs must be at least 0 and below 100 epochs, got 100",
+    "scheduler.warmup_epochs=101": "scheduler.warmup_epochs must be at least 0 and at most trainer.epochs, 100",
     "data=folder": "data.root must be given",
     "data.source=mnist": "data.source must be one of cifar10, cifar100, folder, digits, got 'mnist'",
     "data.mean=[1,2]": "data.mean must be three numbers",

@@ -51,7 +51,7 @@ def finished(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 def test_the_screen_ends_with_figures_and_places(finished):
     folder, done = finished
     assert f"run folder     {folder}" in done.stderr
-    for words in ("test accuracy", "val accuracy", "analysis/: contact_sheet.png", "MLflow UI", "epoch 2/2"):
+    for words in ("test accuracy", "val accuracy", "contact_sheet.png", "MLflow UI", "epoch 2/2"):
         assert words in done.stderr
     assert "\r" not in done.stderr  # no progress bar in a log file
 
@@ -257,6 +257,123 @@ def test_a_stopped_run_is_recorded_and_goes_on_bit_for_bit(
         assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
+@pytest.fixture
+def stopped(tmp_path: Path) -> Path:
+    """A run that was killed after its third epoch, when two checkpoints are there."""
+    process = start(tmp_path / "run", *STOPPABLE)
+    wait_for_epoch(tmp_path / "run", 3, process)
+    process.kill()
+    process.communicate()
+    return tmp_path / "run"
+
+
+def assert_same_end(folder: Path, uninterrupted: Path) -> None:
+    assert result(folder)["metrics"] == result(uninterrupted)["metrics"]
+    one, other = (torch.load(x / "last.pt", weights_only=True)["state"] for x in (folder, uninterrupted))
+    assert all(torch.equal(one["model"][key], other["model"][key]) for key in one["model"])
+
+
+def test_resume_from_anywhere(stopped: Path, uninterrupted: Path, cli: Cli, tmp_path: Path):
+    refused = cli(f"resume={stopped}", "optimizer.lr=0.3", "seed=4", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "holds a run with optimizer.lr=0.1, got 0.3, seed=0, got 4" in refused.stderr
+    unknown = cli(f"resume={stopped}", "trainer.keeep=all", cwd=tmp_path)
+    assert unknown.returncode == 2
+    assert "did you mean keep?" in unknown.stderr
+    done = cli("resume=run", "trainer.progress=false", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same_end(stopped, uninterrupted)
+    again = cli(f"resume={stopped}")
+    assert (again.returncode, "is finished already; nothing to do" in again.stderr) == (0, True)
+
+
+def test_resume_needs_a_run_folder(tmp_path: Path, cli: Cli):
+    done = cli(f"resume={tmp_path}")
+    assert done.returncode == 2
+    assert done.stderr == f"error: {tmp_path} is not a run folder: it has no config.yaml\n"
+
+
+@pytest.mark.parametrize("damage", ["torn", "empty", "foreign"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
+    stopped: Path, uninterrupted: Path, damage: str
+):
+    last, before = stopped / "last.pt", torch.load(stopped / "previous.pt", weights_only=True)
+    if damage == "foreign":
+        saved = torch.load(last, weights_only=True)
+        torch.save(saved | {"identity": {"config": "another", "data": "0"}}, last)
+    else:
+        whole = last.read_bytes()
+        last.write_bytes(whole[: len(whole) // 2] if damage == "torn" else b"")
+    run(compose(STOPPABLE), stopped)
+    log = (stopped / "run.log").read_text()
+    assert f"WARNING {last} " in log
+    assert f"goes on after epoch {before['state']['epoch']} of" in log
+    assert_same_end(stopped, uninterrupted)
+
+
+def test_both_generations_damaged_starts_over(stopped: Path, uninterrupted: Path):
+    for name in ("last.pt", "previous.pt"):
+        (stopped / name).write_bytes(b"")
+    run(compose(STOPPABLE), stopped)
+    assert "goes on after" not in (stopped / "run.log").read_text()
+    assert_same_end(stopped, uninterrupted)
+
+
+def test_other_pictures_are_refused(stopped: Path, monkeypatch: pytest.MonkeyPatch):
+    saved = torch.load(stopped / "last.pt", weights_only=True)
+    saved["identity"]["data"] = "others"
+    for name in ("last.pt", "previous.pt"):
+        torch.save(saved, stopped / name)
+    with pytest.raises(UserError, match="was made from other pictures .* fingerprint others"):
+        run(compose(STOPPABLE), stopped)
+    assert (stopped / "last.pt").exists()
+
+
+def test_a_signal_keeps_the_last_epoch_although_no_checkpoint_was_due(tmp_path: Path):
+    process = start(tmp_path, *STOPPABLE, "trainer.checkpoint_seconds=1000")
+    wait_for_epoch(tmp_path, 3, process)
+    assert not (tmp_path / "last.pt").exists()
+    process.send_signal(signal.SIGUSR1)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    epochs = len(rows(tmp_path / "metrics.csv"))
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["state"]["epoch"] == epochs
+
+
+def test_a_full_disk_is_told_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import shutil
+
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(
+        OSError, match=r"needs about \d+ MB for checkpoints during the run, and 0 MB are free"
+    ):
+        run(compose(LIGHT), tmp_path)
+
+
+def test_out_of_memory_says_what_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "hungry_net.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__(); self.head = torch.nn.Linear(3072, num_classes)\n"
+        "    def forward(self, x):\n"
+        "        if self.training: torch.empty(1 << 50)\n"
+        "        return self.head(x.flatten(1))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MemoryError, match="smaller trainer.batch_size with a larger trainer.accumulate"):
+        run(compose(own_net("hungry_net")), tmp_path / "run")
+    assert result(tmp_path / "run")["status"] == "failed"
+
+
+def own_net(package: str) -> list[str]:
+    """Return the overrides that put `Net` of ``package`` in the place of the model."""
+    own = ["model=resnet20", f"security.allowed_targets=[{package}.]", f"model._target_={package}.Net"]
+    gone = ["~model.width", "~model.drop_rate", "~model.zero_init_last"]
+    return [*(part for part in LIGHT if not part.startswith("model.")), *own, *gone]
+
+
 def test_a_defect_is_recorded_with_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "broken_net.py").write_text(
         "import torch\n"
@@ -268,11 +385,8 @@ def test_a_defect_is_recorded_with_its_traceback(tmp_path: Path, monkeypatch: py
         "        return self.head(x.flatten(1))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    own = ["model=resnet20", "security.allowed_targets=[broken_net.]", "model._target_=broken_net.Net"]
-    gone = ["~model.width", "~model.drop_rate", "~model.zero_init_last"]
-    cfg = compose([*(part for part in LIGHT if not part.startswith("model.")), *own, *gone])
     with pytest.raises(RuntimeError, match="no forward today"):
-        run(cfg, tmp_path / "run")
+        run(compose(own_net("broken_net")), tmp_path / "run")
     assert result(tmp_path / "run")["status"] == "failed"
     assert result(tmp_path / "run")["error"] == "no forward today"
     assert "Traceback" in (tmp_path / "run" / "run.log").read_text()
@@ -324,7 +438,7 @@ def test_an_unreachable_tracker_costs_nothing_unless_required(tmp_path: Path):
     assert result(tmp_path / "optional")["status"] == "finished"
     with pytest.raises(ConnectionError, match="127.0.0.1:9"):
         run(compose([*LIGHT, *uri, "tracking.required=true"]), tmp_path / "required")
-    assert rows(tmp_path / "required" / "metrics.csv") == []
+    assert not (tmp_path / "required").exists()
 
 
 def test_best_epoch_is_the_first_of_equals():

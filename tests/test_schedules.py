@@ -44,6 +44,7 @@ def test_multistep():
 
 def test_cosine():
     assert lrs(schedules.cosine, epochs=2) == pytest.approx([1.0, 0.8535534, 0.5, 0.1464466])
+    assert lrs(schedules.cosine, epochs=2, warmup_epochs=2) == [0.25, 0.5, 0.75, 1.0]
     assert lrs(schedules.cosine, epochs=2, final_factor=0.5) == pytest.approx(
         [1.0, 0.9267767, 0.75, 0.5732233]
     )
@@ -99,8 +100,8 @@ def test_one_cycle_is_torchs():
     [
         (
             schedules.constant,
-            {"warmup_epochs": 4},
-            "warmup_epochs must be at least 0 and below 4 epochs, got 4",
+            {"warmup_epochs": 5},
+            "warmup_epochs must be at least 0 and at most .* 4, got 5",
         ),
         (schedules.constant, {"warmup_epochs": -1}, "warmup_epochs"),
         (schedules.step, {"step_size": 0}, "step_size must be at least 1 epoch, got 0"),

@@ -30,6 +30,7 @@ SETTINGS = TrainerSettings(
     threads=0,
     checkpoint_seconds=0.0,
     keep="all",
+    guards="off",
     progress=False,
 )
 

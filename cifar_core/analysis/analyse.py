@@ -1,19 +1,22 @@
 """The analysis at the end of a run: every file of its `analysis/` folder."""
 
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from cifar_core.analysis import sheets, tables
-from cifar_core.analysis.cams import cam_module, cams
+from cifar_core.analysis.calibration import fit_temperature, reliabilities
+from cifar_core.analysis.cams import Cams, cam_module, cams, evidence
+from cifar_core.analysis.label_quality import LabelIssues, label_issues, label_quality
 from cifar_core.analysis.lettering import printable_names
-from cifar_core.analysis.metrics import confusion_matrix, metrics
+from cifar_core.analysis.metrics import confusion_matrix, metrics, temperature_scores
 from cifar_core.analysis.predictions import Predictions, predictions
-from cifar_core.analysis.sheets import Gallery
+from cifar_core.analysis.report import Content, write_report
+from cifar_core.analysis.sheets import METHODS, Gallery
 from cifar_core.data import Data, Split
 from cifar_core.settings import AnalysisSettings
 from cifar_core.summary import summarize
@@ -21,6 +24,8 @@ from cifar_core.train import Augment
 
 AUGMENTED = 8  # training pictures on the augmentation sheet
 DRAWS = 8  # augmented draws of each
+PNG_LEVEL = 3  # a third of the default level's time for 9 % more bytes
+REPORTED = 10  # the report shows this many times settings.sheet_size errors
 
 
 def analyse(
@@ -34,64 +39,156 @@ def analyse(
     augment: Augment,
     history: list[dict[str, float]],
     out_dir: Path,
+    val_logits: Tensor | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write what a run with its best weights explains about itself to `out_dir`; return its metrics.
 
-    `logits` (N, K) are the model's for `data.test` or `data.val`, named by `split`; `history` has a dict
-    an epoch: epoch, train/loss, train/acc, the same for val or test, lr.
+    `logits` (N, K) are the model's for `data.test` or `data.val`, named by `split`; `val_logits` those for
+    `data.val`, on which the temperature is fitted. `history` has a dict an epoch: epoch, train/loss,
+    train/acc, the same for val or test, lr. `facts` are told in the report as far as they are there: name,
+    command, environment, config, differences {dotted key: [default, value]}, seconds {train: ...}, protocol,
+    expected {test_acc in [0, 1], source}.
     Level light draws no plots and imports no matplotlib; level none does nothing and returns {}.
     Raises ValueError where `settings.layer`, or else `cam_layer`, is no module with a grid.
     """
     if settings.level == "none":
         return {}
-    started = time.perf_counter()
+    facts = facts or {}
+    lap = _stopwatch()
     part: Split = getattr(data, split).to("cpu")
     found = predictions(part.labels, logits)
     layer = cam_module(model, settings.layer or cam_layer, data.image_size)
     out_dir.mkdir(parents=True, exist_ok=True)
-    summary = {"split": split} | metrics(found, data.classes)
-    headline = _headline(summary)
-    names = printable_names(data.classes)
-
-    tables.write_predictions(out_dir / "predictions.npz", found, part.index, data.classes, part.names)
-    tables.write_errors(out_dir / "misclassified.csv", found, part.index, data.classes, part.names)
+    quality, issues = label_quality(found), label_issues(found)
+    summary = {"split": split, **metrics(found, data.classes), "label_issues": _issue_counts(issues)}
+    summary["temperature_scaling"] = _temperature_scaling(found, data, split, val_logits)
+    tables.write_predictions(out_dir / "predictions.npz", found, part, data.classes)
+    tables.write_errors(out_dir / "misclassified.csv", found, quality, issues, part, data.classes)
+    tables.write_label_issues(out_dir / "label_issues.csv", found, quality, issues, part, data.classes)
+    summary["seconds"] = {"numbers": lap()}
     (out_dir / "model.txt").write_text(summarize(model, data.image_size) + "\n", encoding="utf-8")
+    summary["seconds"]["model"] = lap()
 
-    rows = found.errors()[: settings.sheet_size]
-    errors = _gallery(model, layer, data, part, rows, [found.preds[rows], found.labels[rows]])
-    sheets.error_sheet(found, errors, names, headline).save(out_dir / "contact_sheet.png")
-    rows = found.unsure_hits()[: settings.sheet_size]
-    hits = _gallery(model, layer, data, part, rows, [found.preds[rows]])
-    sheets.hit_sheet(found, hits, names, headline).save(out_dir / "correct_sheet.png")
-    _augmentation_sheet(data, augment, names).save(out_dir / "augmentations.png")
+    error_rows = shown_errors(found, REPORTED * settings.sheet_size, settings.sheet_size)
+    rows = torch.cat([error_rows, found.unsure_hits()[: settings.sheet_size]])
+    maps = cams(model, layer, data, part, found, rows, method=settings.method)
+    errors, hits = maps[: len(error_rows)], maps[len(error_rows) :]
+    name = next(name for name, module in model.named_modules() if module is layer)
+    summary["cam"] = {"layer": name, "method": settings.method, "grid": list(maps.grids.shape[2:])}
+    summary["checks"]["predictions_repeated"] = maps.agree.double().mean().item()
+    tables.write_cams(out_dir / "cams.npz", found, maps, part, layer=name, method=settings.method)
+    summary["seconds"]["maps"] = lap()
+
+    names, headline = printable_names(data.classes), _headline(summary)
+    kind = METHODS[settings.method]
+    originals, draws, labels = _augmented(data, augment)
+    pictures = {
+        "contact_sheet": sheets.error_sheet(
+            found, _gallery(part, errors[: settings.sheet_size]), names, headline, kind
+        ),
+        "correct_sheet": sheets.hit_sheet(found, _gallery(part, hits), names, headline, kind),
+        "augmentations": sheets.augmentation_sheet(originals, draws, labels, names),
+    }
+    for stem, sheet in pictures.items():
+        sheet.save(out_dir / f"{stem}.png", compress_level=PNG_LEVEL)
+    summary["seconds"]["sheets"] = lap()
     if settings.level == "full":
         _plots(found, names, summary, history, out_dir)
+        summary["seconds"]["plots"] = lap()
 
-    summary["seconds"] = round(time.perf_counter() - started, 3)
+    content = Content(
+        found=found,
+        part=part,
+        classes=data.classes,
+        summary=summary,
+        quality=quality,
+        issues=issues,
+        errors=errors,
+        hits=hits,
+        originals=originals,
+        draws=draws,
+        draw_labels=labels,
+        history=history,
+        facts=facts,
+    )
+    write_report(out_dir / "report.html", content)
+    summary["seconds"]["report"] = lap()
+    summary["seconds"]["total"] = round(sum(summary["seconds"].values()), 3)
     tables.write_metrics(out_dir / "metrics.json", summary)
     return summary
 
 
+def shown_errors(found: Predictions, limit: int, surest: int) -> Tensor:
+    """Choose at most `limit` errors for the gallery, int64 (M,), the most confident first.
+
+    The `surest` most confident ones and half of the limit come by confidence alone; then every pair of true
+    and predicted class has its turn, its most confident error first, so that rare confusions are seen too.
+    """
+    errors = found.errors()
+    by_confidence = max(surest, limit // 2)
+    first, rest = errors[:by_confidence], errors[by_confidence:]
+    pairs = found.labels[rest] * found.logits.shape[1] + found.preds[rest]
+    order = pairs.argsort(stable=True)
+    _, sizes = pairs[order].unique_consecutive(return_counts=True)
+    starts = sizes.cumsum(0) - sizes
+    turn = torch.empty_like(rest)
+    turn[order] = torch.arange(len(rest)) - starts.repeat_interleave(sizes)
+    chosen = turn.argsort(stable=True)[: max(0, limit - by_confidence)]
+    return torch.cat([first, rest[chosen.sort().values]])
+
+
+def _stopwatch() -> Callable[[], float]:
+    """Return a function that tells the seconds since it was last called."""
+    last = time.perf_counter()
+
+    def lap() -> float:
+        nonlocal last
+        before, last = last, time.perf_counter()
+        return round(last - before, 3)
+
+    return lap
+
+
+def _temperature_scaling(
+    found: Predictions, data: Data, split: str, val_logits: Tensor | None
+) -> dict[str, Any]:
+    if split == "val":
+        # One number fitted on thousands of pictures flatters them little, but it does.
+        return temperature_scores(found, fit_temperature(found), "val, the pictures it is measured on")
+    if val_logits is None or not len(val_logits):
+        return temperature_scores(found, None, "no validation pictures")
+    val = predictions(data.val.labels, val_logits)
+    return temperature_scores(found, fit_temperature(val), f"val, {len(val.labels):,} pictures")
+
+
+def _issue_counts(issues: LabelIssues) -> dict[str, Any]:
+    return {
+        "candidates": len(issues.rows),
+        "estimated": issues.estimated,
+        "method": "confident learning on this split, whose pictures the model was not trained on",
+    }
+
+
 def _headline(summary: dict[str, Any]) -> str:
-    loss = "not finite" if summary["loss"] is None else f"{summary['loss']:.4f}"
+    loss = "not finite" if summary["nll"] is None else f"{summary['nll']:.4f}"
     return f"{summary['split']}: {summary['acc']:.2%} of {summary['pictures']:,} pictures right, loss {loss}"
 
 
-def _gallery(
-    model: nn.Module, layer: nn.Module, data: Data, part: Split, rows: Tensor, targets: list[Tensor]
-) -> Gallery:
-    images = part.images[rows]
-    return Gallery(rows, images, part.index[rows], cams(model, layer, data, images, targets))
+def _gallery(part: Split, maps: Cams) -> Gallery:
+    images = part.images[maps.rows]
+    return Gallery(maps.rows, images, part.index[maps.rows], evidence(maps.grids[:2], images.shape[-2:]))
 
 
-def _augmentation_sheet(data: Data, augment: Augment, names: list[str]) -> Image.Image:
+def _augmented(data: Data, augment: Augment) -> tuple[Tensor, Tensor, Tensor]:
+    """Return training pictures (M, 3, H, W), draws of them (M, DRAWS, 3, H', W') and their labels (M,)."""
     labels = data.train.labels.cpu()
     firsts = [int((labels == label).nonzero()[0]) for label in labels.unique()[:AUGMENTED]]
     rows = torch.tensor((firsts + [row for row in range(len(labels)) if row not in firsts])[:AUGMENTED])
     images = data.train.images[rows.to(data.train.images.device)]
     generator = torch.Generator(device=images.device).manual_seed(0)
     draws = augment(images.repeat_interleave(DRAWS, 0), generator=generator).cpu()
-    return sheets.augmentation_sheet(images.cpu(), draws.unflatten(0, (-1, DRAWS)), labels[rows], names)
+    return images.cpu(), draws.unflatten(0, (-1, DRAWS)), labels[rows]
 
 
 def _plots(
@@ -104,10 +201,12 @@ def _plots(
     from cifar_core.analysis import plots  # imports matplotlib, which the light level does without
 
     counts = confusion_matrix(found.labels, found.preds, len(names)).numpy()
-    class_acc = [row["acc"] for row in summary["per_class"]]
     figures = {
         "confusion_matrix": plots.confusion_plot(counts, names, _headline(summary)),
-        "per_class": plots.class_plot(class_acc, names, summary["acc"], _headline(summary)),
+        "per_class": plots.class_plot(summary["per_class"], names, summary["acc"], _headline(summary)),
+        "reliability": plots.reliability_plot(
+            *reliabilities(found, summary["temperature_scaling"]["temperature"]), _headline(summary)
+        ),
         "curves": plots.curves_plot(history),
     }
     for name, figure in figures.items():

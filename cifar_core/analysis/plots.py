@@ -1,12 +1,15 @@
 """Plots of a run, drawn with matplotlib but without pyplot: no global state, nothing left open."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from cifar_core.analysis.calibration import BINS, Reliability
 
 LETTERS = 22  # of a class name that fit beside a plot
 DPI = 100
@@ -37,24 +40,63 @@ def confusion_plot(counts: np.ndarray, names: Sequence[str], title: str) -> Figu
     return figure
 
 
-def class_plot(class_acc: Sequence[float | None], names: Sequence[str], acc: float, title: str) -> Figure:
-    """Draw each class's accuracy, the worst on top, and the overall one as a line; None = no pictures."""
-    pairs = sorted(
-        zip(class_acc, _short(names), strict=True), key=lambda pair: (pair[0] is None, pair[0] or 0)
-    )
-    figure = Figure(figsize=(8, 1.6 + 0.24 * len(names)), dpi=DPI, layout="constrained")
+def class_plot(rows: Sequence[Mapping[str, Any]], names: Sequence[str], acc: float, title: str) -> Figure:
+    """Draw each class's recall with its interval, the lowest on top, precision and F1 beside it.
+
+    `rows` are those of `metrics`; the line is the accuracy of all pictures.
+    """
+    order = sorted(range(len(rows)), key=lambda k: (rows[k]["recall"] is None, rows[k]["recall"] or 0))
+    figure = Figure(figsize=(9, 1.8 + 0.26 * len(names)), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
-    axes.barh(range(len(pairs)), [value or 0 for value, _ in pairs], color=BLUE, height=0.7)
-    for place, (value, _) in enumerate(pairs):
-        shown = "no pictures" if value is None else f"{value:.1%}"
-        axes.text(1.01, place, shown, va="center", fontsize=9, transform=axes.get_yaxis_transform())
-    axes.axvline(acc, color=VERMILION, linewidth=1.5)
-    axes.set_yticks(range(len(pairs)), [name for _, name in pairs], fontsize=9, parse_math=False)
-    axes.set_ylim(len(pairs) - 0.4, -0.6)
+    axes.barh(range(len(rows)), [rows[k]["recall"] or 0 for k in order], color=BLUE, alpha=0.8, height=0.7)
+    for place, k in enumerate(order):
+        row, right = rows[k], axes.get_yaxis_transform()
+        if row["recall_interval"]:
+            axes.plot(row["recall_interval"], [place, place], color="black", linewidth=1, marker="|")
+        shown = "no pictures" if row["recall"] is None else f"{row['recall']:.1%}"
+        axes.text(1.01, place, shown, va="center", fontsize=9, transform=right)
+        axes.text(
+            1.12,
+            place,
+            "-" if row["f1"] is None else f"F1 {row['f1']:.1%}",
+            va="center",
+            fontsize=9,
+            color="dimgray",
+            transform=right,
+        )
+    known = [
+        (rows[k]["precision"], place) for place, k in enumerate(order) if rows[k]["precision"] is not None
+    ]
+    axes.plot(*zip(*known, strict=True), color=VERMILION, marker="D", markersize=5, linestyle="")
+    axes.axvline(acc, color="dimgray", linewidth=1, linestyle="--")
+    axes.set_yticks(range(len(rows)), [_short(names)[k] for k in order], fontsize=9, parse_math=False)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(0, 1)
-    axes.set_xlabel("accuracy; the line is that of all pictures")
-    axes.set_title(f"Accuracy of each class\n{title}", fontsize=11)
+    axes.set_xlabel("bar: recall with its 95 % interval; diamond: precision; line: accuracy of all pictures")
+    axes.set_title(f"Each class\n{title}", fontsize=11)
     _clean(axes)
+    return figure
+
+
+def reliability_plot(before: Reliability, after: Reliability | None, title: str) -> Figure:
+    """Draw accuracy over confidence before and after temperature scaling, and the pictures of each bin."""
+    figure = Figure(figsize=(6, 6.4), dpi=DPI, layout="constrained")
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    steps = (np.arange(BINS) + 0.5) / BINS
+    axes.plot([0, 1], [0, 1], color="dimgray", linewidth=1, linestyle="--", label="perfect")
+    axes.bar(
+        steps, before.acc.nan_to_num(0).numpy(), width=0.9 / BINS, color=BLUE, alpha=0.8, label="accuracy"
+    )
+    if after is not None:
+        axes.plot(after.confidence, after.acc, color=VERMILION, marker="o", label="after temperature scaling")
+    below.bar(steps, before.counts.numpy(), width=0.9 / BINS, color="dimgray")
+    axes.legend(frameon=False)
+    axes.set_ylabel("accuracy")
+    axes.set_title(f"Reliability\n{title}", fontsize=11)
+    below.set_ylabel("pictures")
+    below.set_xlabel("confidence")
+    for part in (axes, below):
+        _clean(part)
     return figure
 
 

@@ -10,6 +10,8 @@ from cifar_core.analysis.cards import FAINT, INK, PREDICTED, RULE, TRUE, Card, T
 from cifar_core.analysis.heat import overlay
 from cifar_core.analysis.predictions import Predictions
 
+METHODS = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++"}  # analysis.method, as people write it
+
 
 @dataclass(frozen=True)
 class Gallery:
@@ -18,11 +20,13 @@ class Gallery:
     rows: Tensor  # int64 (M,), where they stand in the predictions
     images: Tensor  # uint8 (M, 3, H, W)
     index: Tensor  # int64 (M,), position in the source's own list
-    maps: Tensor  # float32 (T, M, H, W) in [0, 1]
+    maps: Tensor  # float32 (2, M, H, W) in [0, 1], of the predicted and of the true class
 
 
-def error_sheet(found: Predictions, gallery: Gallery, names: Sequence[str], headline: str) -> Image.Image:
-    """Draw errors; maps (2, M, H, W) are of the predicted and of the true class."""
+def error_sheet(
+    found: Predictions, gallery: Gallery, names: Sequence[str], headline: str, method: str
+) -> Image.Image:
+    """Draw errors with both maps; `method` is what the legend calls them."""
     total = int((~found.hits).sum())
     return draw_sheet(
         "Errors, most confident first",
@@ -30,16 +34,18 @@ def error_sheet(found: Predictions, gallery: Gallery, names: Sequence[str], head
         [_error_card(found, gallery, place, names) for place in range(len(gallery.rows))],
         legend=[
             ("picture", RULE),
-            ("Grad-CAM of the predicted class", PREDICTED),
-            ("Grad-CAM of the true class", TRUE),
+            (f"{method} of the predicted class", PREDICTED),
+            (f"{method} of the true class", TRUE),
         ],
         heat=True,
         empty="No errors: every picture is classified correctly.",
     )
 
 
-def hit_sheet(found: Predictions, gallery: Gallery, names: Sequence[str], headline: str) -> Image.Image:
-    """Draw right predictions; maps (1, M, H, W) are of their class."""
+def hit_sheet(
+    found: Predictions, gallery: Gallery, names: Sequence[str], headline: str, method: str
+) -> Image.Image:
+    """Draw right predictions with the map of their class."""
     total = int(found.hits.sum())
     return draw_sheet(
         "Right predictions, least confident first",
@@ -47,7 +53,7 @@ def hit_sheet(found: Predictions, gallery: Gallery, names: Sequence[str], headli
         [_hit_card(found, gallery, place, names) for place in range(len(gallery.rows))],
         legend=[
             ("picture", RULE),
-            ("Grad-CAM of the predicted class; the second name is the runner-up", TRUE),
+            (f"{method} of the predicted class; the second name is the runner-up", TRUE),
         ],
         heat=True,
         empty="No hits: not one picture is classified correctly.",

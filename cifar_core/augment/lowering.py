@@ -14,10 +14,9 @@ from torch import Tensor
 from cifar_core.augment import steps
 from cifar_core.augment.uniforms import uniforms
 
+BLOCK = 64  # pictures
 Params = dict[str, Tensor]  # one row a picture, on the CPU
-Changed = (
-    Tensor | list[tuple[Tensor, Tensor]]
-)  # pictures; or (rows, pictures) of each size, where sizes differ
+Changed = Tensor | list[tuple[Tensor, Tensor]]  # pictures, or (rows, pictures) of each size
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,20 @@ def stacked(*names: str) -> Callable[[Any, Sequence[Mapping[str, Any]]], Params]
         return {name: torch.from_numpy(np.stack([draw[name] for draw in draws])) for name in names}
 
     return collate
+
+
+def in_blocks(apply: Callable[[Any, Tensor, Params], Tensor]) -> Callable[[Any, Tensor, Params], Tensor]:
+    """Let an `apply` that makes many float pictures see a few at a time, where they stay in a CPU's cache."""
+
+    def blockwise(step: Any, images: Tensor, params: Params) -> Tensor:
+        if images.device.type != "cpu" or len(images) <= BLOCK:
+            return apply(step, images, params)
+        blocks = torch.arange(len(images)).chunk(-(-len(images) // BLOCK))
+        spans = [slice(int(block[0]), int(block[-1]) + 1) for block in blocks]
+        rows = [{name: values[span] for name, values in params.items()} for span in spans]
+        return torch.cat([apply(step, images[span], part) for span, part in zip(spans, rows, strict=True)])
+
+    return blockwise
 
 
 def between(uniforms: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
@@ -113,4 +126,5 @@ def looked_up(table: Tensor, places: Tensor) -> Tensor:
 
 def more(numbers: Tensor, columns: int) -> Tensor:
     """Turn one uniform number a picture, (M,), into many, (M, columns)."""
-    return uniforms((numbers * 2.0**53).long(), columns)
+    keys = (numbers * 2.0**53).long()
+    return torch.cat([uniforms(block, columns) for block in keys.split(BLOCK)])

@@ -2,7 +2,10 @@
 
 import copy
 import random
+import signal
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import albumentations as A
@@ -15,10 +18,16 @@ from cifar_core.augment.uniforms import picture_keys
 
 
 class PerPicture:
-    """Run a recipe with Albumentations itself, picture by picture."""
+    """Run a recipe with Albumentations itself, picture by picture.
 
-    def __init__(self, steps: Steps) -> None:
+    ``workers`` processes share a batch, none for 0; a picture's seed is its own, so their number changes
+    nothing. They start with the first batch and end with this process.
+    """
+
+    def __init__(self, steps: Steps, *, workers: int = 0) -> None:
         self.compose = Recipe(steps).compose
+        self.workers = workers
+        self._pool: ProcessPoolExecutor | None = None
 
     def __call__(self, images: Tensor, *, generator: torch.Generator) -> Tensor:
         """Augment uint8 images (N, 3, H, W); N pictures take N seeds from `generator`."""
@@ -28,8 +37,38 @@ class PerPicture:
 
     def _augment(self, images: Tensor, seeds: Tensor) -> Tensor:
         arrays = images.permute(0, 2, 3, 1).cpu().numpy()
-        pictures = [_augmented(self.compose, *pair) for pair in zip(arrays, seeds.tolist(), strict=True)]
-        return torch.stack(pictures).contiguous().to(images.device)
+        if self.workers == 0 or len(arrays) < 2 * self.workers:
+            pictures = _augmented_all(self.compose, arrays, seeds.tolist())
+        else:
+            pictures = self._shared(arrays, seeds)
+        return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous().to(images.device)
+
+    def _shared(self, arrays: np.ndarray, seeds: Tensor) -> np.ndarray:
+        if self._pool is None:  # forkserver: a fork of this process, with torch's threads in it, could hang
+            context = get_context("forkserver")
+            self._pool = ProcessPoolExecutor(self.workers, context, _keep_compose, (self.compose,))
+        shares = np.array_split(np.arange(len(arrays)), self.workers)
+        done = self._pool.map(_augmented_share, [(arrays[share], seeds[share].tolist()) for share in shares])
+        return np.concatenate(list(done))
+
+
+_compose: A.Compose  # of a worker process
+
+
+def _keep_compose(compose: A.Compose) -> None:
+    global _compose
+    _compose = compose
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the training's to answer
+
+
+def _augmented_share(share: tuple[np.ndarray, list[int]]) -> np.ndarray:
+    return _augmented_all(_compose, *share)
+
+
+def _augmented_all(compose: A.Compose, arrays: np.ndarray, seeds: list[int]) -> np.ndarray:
+    """Augment pictures (N, H, W, 3), each from its seed; returns (N, H', W', 3)."""
+    pictures = [_augmented(compose, *pair) for pair in zip(arrays, seeds, strict=True)]
+    return torch.stack(pictures).permute(0, 2, 3, 1).numpy()
 
 
 def record(steps: Steps, images: Tensor, seed: int) -> tuple[Tensor, list[list[Draw]]]:

@@ -1,14 +1,15 @@
 """From a recipe of Albumentations steps to one function on batches."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from cifar_core.augment.lowering import Changed, Lowering, Params, beside, lowered
+from cifar_core.augment.lowering import beside, lowered
 from cifar_core.augment.per_picture import PerPicture
 from cifar_core.augment.recipe import (
     CONTAINERS,
@@ -24,31 +25,32 @@ from cifar_core.augment.recipe import (
 )
 from cifar_core.augment.sizes import output_size
 from cifar_core.augment.uniforms import picture_keys
+from cifar_core.train import Augment
 
 BACKENDS = ("auto", "batched", "albumentations")
 log = logging.getLogger(__name__)
 
-ParamsOf = Callable[[int, Visit, Lowering, Tensor, Tensor], Params]  # position, visit, lowering, rows, images
 
-
-class Augment(Protocol):
-    """A random change of a batch of pictures."""
-
-    def __call__(self, images: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Return uint8 pictures (N, 3, H', W') of one size for uint8 `images` (N, 3, H, W); same device."""
-
-
-def augmentation(steps: Mapping[str, Step], *, backend: str = "auto", image_size: int) -> Augment:
+def augmentation(
+    steps: Mapping[str, Step], *, backend: str = "auto", workers: int | str = "auto", image_size: int
+) -> Augment:
     """Return the function that applies `steps` in order to a batch of pictures.
 
-    `backend` is auto (batched where every step is lowered, else Albumentations), batched or albumentations.
+    `backend` is auto (batched where every step is lowered, else Albumentations), batched or albumentations,
+    which shares its work among `workers` processes (auto: one a CPU core but one, at most 8; 0 on two cores).
     Raises ValueError, naming the step, where pictures would leave in several sizes or not as uint8.
     """
     if backend not in BACKENDS:
         raise ValueError(f"aug.backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if workers != "auto" and (not isinstance(workers, int) or workers < 0):
+        raise ValueError(f"aug.workers must be auto or a number of processes, got {workers!r}")
     output_size(steps, image_size)
+    cores = len(os.sched_getaffinity(0))
+    per_picture = PerPicture(
+        steps, workers=workers if isinstance(workers, int) else min(8, cores - 1) if cores > 2 else 0
+    )
     if backend == "albumentations":
-        return PerPicture(steps)
+        return per_picture
     try:
         return lower(steps)
     except NotLowered as error:
@@ -57,7 +59,7 @@ def augmentation(steps: Mapping[str, Step], *, backend: str = "auto", image_size
                 f"aug.backend=batched cannot run aug.image.{error}; it runs {supported()}"
             ) from error
         log.warning("aug.image.%s is not lowered: Albumentations runs the recipe, picture by picture", error)
-        return PerPicture(steps)
+        return per_picture
 
 
 def supported() -> str:
@@ -101,11 +103,7 @@ class BatchedPipeline:
     def _augment(self, images: Tensor, keys: Tensor) -> Tensor:
         if len(images) == 0:
             return self._augment(images.new_zeros(1, *images.shape[1:]), keys.new_zeros(1))[:0]
-
-        def drawn(position: int, visit: Visit, lowering: Lowering, rows: Tensor, part: Tensor) -> Params:
-            return lowering.draw(visit.step, visit.uniforms[rows], part)
-
-        return _run(images, self.walk(keys).visits(), drawn)
+        return _run(images, self.walk(keys).visits())
 
     def replay(
         self, images: Tensor, draws: Sequence[Sequence[Draw] | Sequence[tuple[str, dict[str, Any]]]]
@@ -117,17 +115,16 @@ class BatchedPipeline:
         """
         if len(draws) != len(images):
             raise ValueError(f"replay must get draws for each of {len(images)} pictures, got {len(draws)}")
+        if len(images) == 0:
+            return self._augment(images, torch.empty(0, dtype=torch.long))
         static = list(self.walk(torch.empty(0, dtype=torch.long)).visits())
         placed = [align(static, self._draws(events)) for events in draws]
-
-        def recorded(position: int, visit: Visit, lowering: Lowering, rows: Tensor, part: Tensor) -> Params:
-            return lowering.collate(visit.step, [placed[row][position].params for row in rows.tolist()])
-
         visits = []
         for position, visit in enumerate(static):
-            active = torch.tensor([position in picture for picture in placed], dtype=torch.bool)
-            visits.append(Visit(visit.path, visit.step, active, visit.uniforms, visit.certain))
-        return _run(images, visits, recorded)
+            recorded = {row: found[position] for row, found in enumerate(placed) if position in found}
+            active = torch.tensor([row in recorded for row in range(len(images))])
+            visits.append(replace(visit, active=active, recorded=recorded))
+        return _run(images, visits)
 
     def _draws(self, events: Sequence[Any]) -> list[Draw]:
         if all(isinstance(event, Draw) for event in events):
@@ -163,18 +160,12 @@ def _check(visits: list[Visit]) -> None:
             is_float = name
 
 
-def _run(images: Tensor, visits: Iterable[Visit], params_of: ParamsOf) -> Tensor:
+def _run(images: Tensor, visits: Iterable[Visit]) -> Tensor:
     if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
         raise ValueError(f"images must be uint8 (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")
     parts = [Part(torch.arange(len(images)), images)]
-    for position, visit in enumerate(visits):
-        lowering = lowered()[type(visit.step)]
-
-        def change(rows: Tensor, part: Tensor) -> Changed:
-            params = params_of(position, visit, lowering, rows, part)  # noqa: B023 - called at once
-            return lowering.apply(visit.step, part, params)  # noqa: B023
-
-        parts = _merged([new for part in parts for new in _visited(part, visit.active[part.rows], change)])
+    for visit in visits:
+        parts = _merged([new for part in parts for new in _visited(part, visit)])
     if len(parts) > 1:
         found = ", ".join(str(tuple(part.images.shape[-2:])) for part in parts)
         raise ValueError(f"a recipe must leave pictures of one size, got {found}")
@@ -188,28 +179,31 @@ def _in_order(part: Part) -> Tensor:
     return part.images.index_select(0, beside(part.images, order))
 
 
-def _visited(part: Part, active: Tensor, change: Callable[[Tensor, Tensor], Changed]) -> list[Part]:
-    """Change the active pictures of a part; where their size changes, it becomes several parts."""
+def _visited(part: Part, visit: Visit) -> list[Part]:
+    """Change the active pictures of a part; they become parts of their own."""
+    active = visit.active[part.rows]
     count = int(active.sum())
     if count == 0:
         return [part]
     if count == len(active):
-        return _pieces(part.rows, change(part.rows, part.images))
-    chosen = active.nonzero()[:, 0]
-    here = beside(part.images, chosen)
-    before = part.images.index_select(0, here)
-    after = change(part.rows[chosen], before)
-    if isinstance(after, Tensor) and after.shape == before.shape:
-        return [Part(part.rows, part.images.index_copy(0, here, after))]
-    others = (~active).nonzero()[:, 0]
-    rest = Part(part.rows[others], part.images.index_select(0, beside(part.images, others)))
-    return [rest, *_pieces(part.rows[chosen], after)]
+        return _changed(part, visit)
+    return [_taken(part, ~active), *_changed(_taken(part, active), visit)]
 
 
-def _pieces(rows: Tensor, changed: Changed) -> list[Part]:
-    if isinstance(changed, Tensor):
-        return [Part(rows, changed)]
-    return [Part(rows[chosen], images) for chosen, images in changed if len(chosen)]
+def _changed(part: Part, visit: Visit) -> list[Part]:
+    lowering = lowered()[type(visit.step)]
+    if visit.recorded is None:
+        params = lowering.draw(visit.step, visit.uniforms[part.rows], part.images)
+    else:
+        params = lowering.collate(visit.step, [visit.recorded[row].params for row in part.rows.tolist()])
+    changed = lowering.apply(visit.step, part.images, params)
+    pieces = [(slice(None), changed)] if isinstance(changed, Tensor) else changed
+    return [Part(part.rows[rows], images) for rows, images in pieces if len(images)]
+
+
+def _taken(part: Part, marked: Tensor) -> Part:
+    rows = marked.nonzero()[:, 0]
+    return Part(part.rows[rows], part.images.index_select(0, beside(part.images, rows)))
 
 
 def _merged(parts: list[Part]) -> list[Part]:

@@ -39,16 +39,18 @@ class Visit:
     active: Tensor  # bool (N,)
     uniforms: Tensor  # float64 (N, columns), the numbers its parameters are made of
     certain: bool  # every picture reaches it
+    recorded: Mapping[int, Draw] | None = None  # row -> what Albumentations drew there; None: draw anew
 
 
 class Recipe:
     """A private copy of the user's steps, with a path for every leaf."""
 
     def __init__(self, steps: Steps) -> None:
-        if isinstance(steps, A.Compose):
+        if isinstance(steps, A.Compose) and type(steps) is A.Compose:
             self.compose = _copied(steps)
             self.names = [str(position) for position in range(len(steps.transforms))]
         else:
+            steps = [steps] if isinstance(steps, A.BasicTransform | A.BaseCompose) else steps
             named = steps if isinstance(steps, Mapping) else {str(n): step for n, step in enumerate(steps)}
             self.compose = A.Compose([_copied(step) for step in named.values()])
             self.names = list(named)

@@ -8,8 +8,11 @@ import numpy as np
 from cifar_core.augment.recipe import Recipe, Step
 
 Size = tuple[int, int]
-
 TRIALS = 32  # calls of a step that may draw the size of its result
+
+
+class NotPictures(ValueError):
+    """A step returns something else than pictures like those it got."""
 
 
 def output_size(steps: Mapping[str, Step], image_size: int) -> Size:
@@ -24,6 +27,8 @@ def output_size(steps: Mapping[str, Step], image_size: int) -> Size:
         before = len(sizes)
         try:
             sizes = _after(step, sizes, forced=False)
+        except NotPictures as error:
+            raise ValueError(f"aug.image.{name} must {error}") from None
         except Exception as error:
             raise ValueError(f"aug.image.{name} fails on pictures of {_text(sizes)}: {error}") from error
         culprit = name if len(sizes) > before else culprit
@@ -48,9 +53,12 @@ def _after(step: Step, sizes: set[Size], *, forced: bool) -> set[Size]:
     if type(step) is A.OneOf:
         chosen = [child for child in step.transforms if child.p > 0]
         return _unless_certain(certain, sizes, set().union(*(_after(c, sizes, forced=True) for c in chosen)))
+    if isinstance(step, A.BaseCompose):  # an unknown one: it decides by itself what happens
+        return {_size_of(step, size, force_apply=False) for size in sizes for _ in range(TRIALS)}
     if step.p <= 0:
         return sizes
-    return _unless_certain(certain, sizes, {_size_of(step, size) for size in sizes for _ in range(TRIALS)})
+    forced_sizes = {_size_of(step, size, force_apply=True) for size in sizes for _ in range(TRIALS)}
+    return _unless_certain(certain, sizes, forced_sizes)
 
 
 def _after_some(step: A.SomeOf, sizes: set[Size]) -> set[Size]:
@@ -70,10 +78,10 @@ def _unless_certain(p: float, before: set[Size], after: set[Size]) -> set[Size]:
     return after if p >= 1 else before if p <= 0 else before | after
 
 
-def _size_of(step: Step, size: Size) -> Size:
-    image = step(image=np.zeros((*size, 3), np.uint8), force_apply=True)["image"]
+def _size_of(step: Step, size: Size, *, force_apply: bool) -> Size:
+    image = step(image=np.zeros((*size, 3), np.uint8), force_apply=force_apply)["image"]
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
-        raise ValueError("it leaves no uint8 pictures; normalisation belongs to data and happens last")
+        raise NotPictures("return uint8 pictures; normalisation belongs to data and happens last")
     if image.shape[2:] != (3,):
-        raise ValueError(f"pictures must keep three channels, got {image.shape}")
+        raise NotPictures(f"keep three channels, got {image.shape}")
     return image.shape[:2]

@@ -1,11 +1,12 @@
-"""Hydra's basic sweeper, which first composes and checks every point of the sweep."""
+"""Hydra's way to our sweeps; `hydra/sweeper=basic` is the way around them, to Hydra's own launchers."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
 
 
 @dataclass
@@ -13,8 +14,7 @@ class CifarSweeperConf:
     """What `hydra/sweeper=cifar` instantiates."""
 
     _target_: str = "hydra_plugins.cifar_sweeper.sweeper.CifarSweeper"
-    max_batch_size: int | None = None
-    params: dict[str, str] | None = None
+    params: dict[str, str] | None = None  # what a preset sweeps: key -> list, range or interval
 
 
 ConfigStore.instance().store(
@@ -22,22 +22,29 @@ ConfigStore.instance().store(
 )
 
 
-class CifarSweeper(BasicSweeper):
-    """A grid over all points, started only if every point is in order."""
+class CifarSweeper(Sweeper):
+    """Hands a multirun over to experiments.sweep."""
+
+    def __init__(self, params: dict[str, str] | None) -> None:
+        self._params = params or {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what Hydra found; the trials compose their own configuration and need no task function."""
+        self._loader = hydra_context.config_loader
+        self.config = config
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run all points; raise UserError, naming the point, before the first one if any is wrong."""
+        """Run the sweep, `hydra.sweeper.params` first and the command line's ``arguments`` over them."""
         from experiments.cli import UserError  # Hydra loads every plugin at every start
-        from experiments.compose import compose
+        from experiments.sweep.sweep import sweep
 
-        parser = OverridesParser.create(self.hydra_context.config_loader)
-        (points,) = self.split_arguments(parser.parse_overrides(arguments), max_batch_size=None)
-        for point in points:
-            try:
-                compose(point, config_name=self.config.hydra.job.config_name, config_dir=self._config_dir())
-            except ValueError as error:
-                raise UserError(f"{error} (at point {' '.join(point)})") from error
-        return super().sweep(arguments)
+        launcher = self.config.hydra.runtime.choices["hydra/launcher"]
+        if launcher != "basic":
+            raise UserError(
+                f"hydra/launcher={launcher} is for hydra/sweeper=basic; here sweep.backend says where"
+            )
+        preset = [f"{key}={value}" for key, value in self._params.items()]
+        sweep([*preset, *arguments], self.config, self._loader, config_dir=self._config_dir())
 
     def _config_dir(self) -> str | None:
         """Return the folder given by --config-dir."""

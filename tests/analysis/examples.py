@@ -69,15 +69,26 @@ def guesses(labels: Sequence[int], num_classes: int = 10, *, seed: int = 5) -> T
 
 def run(data: Data, logits: Tensor, out_dir: Path, *, level: str = "light", **changes: Any) -> dict[str, Any]:
     torch.manual_seed(0)
-    options = {"split": "test", "layer": "", "sheet_size": 25, "history": HISTORY, "augment": flip} | changes
+    options = {
+        "split": "test",
+        "layer": "",
+        "method": "gradcam",
+        "sheet_size": 25,
+        "history": HISTORY,
+        "augment": flip,
+        "val_logits": None,
+        "facts": None,
+    } | changes
     return analyse(
         Net(data.num_classes),
         data,
         options["split"],
         logits,
-        settings=AnalysisSettings(level, options["layer"], options["sheet_size"]),
+        settings=AnalysisSettings(level, options["layer"], options["method"], options["sheet_size"]),
         cam_layer="body.1",
         augment=options["augment"],
         history=options["history"],
         out_dir=out_dir,
+        val_logits=options["val_logits"],
+        facts=options["facts"],
     )

@@ -12,20 +12,25 @@ import torch
 from examples import HISTORY, NAMES, Net, guesses, pictures, run
 from PIL import Image
 
-from cifar_core.analysis.tables import COLUMNS
+from cifar_core.analysis.calibration import fit_temperature
+from cifar_core.analysis.predictions import predictions
+from cifar_core.analysis.tables import ERROR_COLUMNS, ISSUE_COLUMNS
 from cifar_core.settings import AnalysisSettings
 
 LABELS = np.random.default_rng(1).integers(0, 10, 60).tolist()
 LIGHT = {
     "augmentations.png",
+    "cams.npz",
     "contact_sheet.png",
     "correct_sheet.png",
+    "label_issues.csv",
     "metrics.json",
     "misclassified.csv",
     "model.txt",
     "predictions.npz",
+    "report.html",
 }
-PLOTS = {"confusion_matrix.png", "curves.png", "per_class.png"}
+PLOTS = {"confusion_matrix.png", "curves.png", "per_class.png", "reliability.png"}
 
 
 def files(folder: Path) -> set[str]:
@@ -88,7 +93,7 @@ def test_every_error_stands_in_the_csv_most_confident_first(tmp_path: Path):
 
     with (tmp_path / "misclassified.csv").open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
-    assert tuple(lines[0]) == COLUMNS
+    assert tuple(lines[0]) == ERROR_COLUMNS
     assert [int(line["index"]) for line in lines] == [1000 + 3 * row for row in wrong]
     for line, row in zip(lines, wrong, strict=True):
         first, second, label = order[row, 0], order[row, 1], LABELS[row]
@@ -102,6 +107,72 @@ def test_every_error_stands_in_the_csv_most_confident_first(tmp_path: Path):
         assert float(line["p_true"]) == pytest.approx(probs[row, label], rel=1e-5)
         assert float(line["margin"]) == pytest.approx(probs[row, first] - probs[row, second], rel=1e-5)
         assert float(line["loss"]) == pytest.approx(-math.log(probs[row, label]), rel=1e-5)
+        others = np.delete(probs[row], label).max()
+        assert float(line["label_quality"]) == pytest.approx((probs[row, label] - others + 1) / 2, rel=1e-5)
+        assert line["confident_mistake"] == str(int(probs[row, first] >= 0.9))
+    flags = [int(line["confident_mistake"]) for line in lines]
+    assert 0 < sum(flags) < len(flags)
+
+
+def test_label_issues_are_ranked_and_marked_among_the_errors(tmp_path: Path):
+    data, logits = pictures(LABELS, names=True), guesses(LABELS)
+    numbers = run(data, logits, tmp_path)
+    with (tmp_path / "label_issues.csv").open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert tuple(lines[0]) == ISSUE_COLUMNS
+    assert len(lines) == numbers["label_issues"]["candidates"] > 3
+    assert [int(line["rank"]) for line in lines] == list(range(1, len(lines) + 1))
+    quality = [float(line["label_quality"]) for line in lines]
+    assert quality == sorted(quality)
+    probs = torch.softmax(logits.double(), 1)
+    for line in lines:
+        row = (int(line["index"]) - 1000) // 3
+        suggested = NAMES.index(line["suggested"])
+        assert line["file"] == f"test/picture {row}.png"
+        assert line["label"] == NAMES[LABELS[row]] != line["suggested"]
+        assert float(line["p_label"]) == pytest.approx(probs[row, LABELS[row]].item(), rel=1e-5)
+        assert float(line["p_suggested"]) == pytest.approx(probs[row, suggested].item(), rel=1e-5)
+        assert float(line["p_suggested"]) >= float(line["threshold"])
+    with (tmp_path / "misclassified.csv").open(newline="", encoding="utf-8") as file:
+        marked = [line["index"] for line in csv.DictReader(file) if line["label_issue"] == "1"]
+    assert sorted(marked) == sorted(line["index"] for line in lines)
+
+
+def test_the_temperature_is_fitted_on_validation_and_measured_on_the_split(tmp_path: Path):
+    data, logits, val_logits = pictures(LABELS), guesses(LABELS), 3 * guesses(LABELS, seed=8)
+    scaled = run(data, logits, tmp_path, val_logits=val_logits)["temperature_scaling"]
+    temperature = fit_temperature(predictions(data.val.labels, val_logits))
+    assert scaled["temperature"] == temperature
+    assert scaled["fitted_on"] == "val, 60 pictures"
+    cooled = torch.nn.functional.cross_entropy(logits.double() / temperature, torch.tensor(LABELS))
+    assert scaled["nll"] == pytest.approx(cooled.item(), rel=1e-5)
+
+
+def test_a_temperature_of_the_analysed_pictures_themselves_is_told_as_such(tmp_path: Path):
+    scaled = run(pictures(LABELS), guesses(LABELS), tmp_path, split="val")["temperature_scaling"]
+    assert scaled["fitted_on"] == "val, the pictures it is measured on"
+    assert scaled["temperature"] > 0
+
+
+def test_no_validation_pictures_no_scaling(tmp_path: Path):
+    scaled = run(pictures(LABELS), guesses(LABELS), tmp_path, val_logits=torch.zeros(0, 10))
+    assert scaled["temperature_scaling"] == {
+        "temperature": None,
+        "reason": "not scaled: no validation pictures",
+    }
+
+
+def test_the_analysis_counts_its_own_time(tmp_path: Path):
+    seconds = run(pictures(LABELS), guesses(LABELS), tmp_path, level="full")["seconds"]
+    parts = ["numbers", "model", "maps", "sheets", "plots", "report"]
+    assert list(seconds) == [*parts, "total"]
+    assert seconds["total"] == pytest.approx(sum(seconds[part] for part in parts), abs=0.002)
+
+
+def test_another_method_is_refused():
+    law = "^analysis.method must be one of gradcam, gradcam\\+\\+, got 'lime'$"
+    with pytest.raises(ValueError, match=law):
+        AnalysisSettings("light", "", "lime", 5)
 
 
 @pytest.mark.parametrize(("level", "num_classes"), [("light", 1), ("light", 100), ("full", 1), ("full", 3)])
@@ -157,7 +228,7 @@ def test_the_model_is_left_as_it_was(tmp_path: Path):
         pictures(LABELS),
         "test",
         guesses(LABELS),
-        settings=AnalysisSettings("light", "", 5),
+        settings=AnalysisSettings("light", "", "gradcam", 5),
         cam_layer="stem",
         augment=lambda images, *, generator: images,
         history=HISTORY,

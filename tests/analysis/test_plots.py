@@ -3,10 +3,14 @@ import math
 
 import numpy as np
 import pytest
-from examples import HISTORY, NAMES
+import torch
+from examples import HISTORY, NAMES, guesses
 from matplotlib.figure import Figure
 
-from cifar_core.analysis.plots import class_plot, confusion_plot, curves_plot
+from cifar_core.analysis.calibration import reliabilities
+from cifar_core.analysis.metrics import metrics
+from cifar_core.analysis.plots import class_plot, confusion_plot, curves_plot, reliability_plot
+from cifar_core.analysis.predictions import predictions
 
 
 def width(figure: Figure) -> int:
@@ -44,13 +48,32 @@ def test_counts_are_readable_inside_their_cells():
 
 
 def test_classes_are_sorted_from_the_worst_and_those_without_pictures_come_last():
-    figure = class_plot([0.9, None, 0.2], ["a", "b", "c"], 0.6, "title")
+    # a: 9 of 10 right; b: no pictures, never predicted; c: 1 of 5 right, the others taken for a
+    labels = torch.tensor([0] * 10 + [2] * 5)
+    preds = torch.tensor([0] * 9 + [2, 2] + [0] * 4)
+    rows = metrics(predictions(labels, torch.eye(3)[preds]), "abc")["per_class"]
+    figure = class_plot(rows, ["a", "b", "c"], 0.6, "title")
     width(figure)
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["c", "a", "b"]
-    assert [text.get_text() for text in axes.texts] == ["20.0%", "90.0%", "no pictures"]
+    shown = [text.get_text() for text in axes.texts]
+    assert shown == ["20.0%", "F1 28.6%", "90.0%", "F1 78.3%", "no pictures", "-"]
     assert [bar.get_width() for bar in axes.patches] == [0.2, 0.9, 0]
-    assert axes.lines[0].get_xdata()[0] == 0.6
+    diamonds = next(line for line in axes.lines if line.get_marker() == "D")
+    np.testing.assert_allclose(diamonds.get_xydata(), [(1 / 2, 0), (9 / 13, 1)])
+
+
+def test_reliability_shows_the_bins_before_and_after():
+    found = predictions(torch.arange(200) % 10, guesses([i % 10 for i in range(200)]))
+    before, after = reliabilities(found, 2.0)
+    figure = reliability_plot(before, after, "title")
+    width(figure)
+    bars, counts = figure.axes
+    heights = [bar.get_height() for bar in bars.patches]
+    np.testing.assert_allclose(heights, before.acc.nan_to_num(0))
+    np.testing.assert_array_equal([bar.get_height() for bar in counts.patches], before.counts)
+    np.testing.assert_array_equal(bars.lines[1].get_ydata(), after.acc)
+    assert len(reliability_plot(before, None, "title").axes[0].lines) == 1
 
 
 def test_curves_follow_the_history_with_gaps():

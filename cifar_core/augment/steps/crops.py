@@ -38,24 +38,27 @@ def pad(images: Tensor, sides: Sequence[int], *, border_mode: int, fill: float |
         rows = beside(images, source_index(-top, height + bottom, height, border_mode))
         columns = beside(images, source_index(-left, width + right, width, border_mode))
         return images.index_select(2, rows).index_select(3, columns)
+    rim = colour(images, fill)
+    rim = rim if images.is_floating_point() else rim.round().clamp(0, 255)
     padded = images.new_empty(*images.shape[:2], top + height + bottom, left + width + right)
-    padded.copy_(
-        colour(images, fill) if images.is_floating_point() else colour(images, fill).round().clamp(0, 255)
-    )
+    padded.copy_(rim.to(images.dtype))
     padded[:, :, top : top + height, left : left + width] = images
     return padded
 
 
 def windows(images: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
-    """Cut one window out of each picture, at its own place (M,), by one index into a strided view."""
+    """Cut one window out of each picture, at its own place (M,).
+
+    The windows at all places are one strided view of the same memory, so a crop is one `index_select`.
+    """
     count, channels, rows, columns = images.shape
     over_pictures, over_channels, over_rows, over_columns = images.stride()
-    view = images.as_strided(
-        (count, rows - height + 1, columns - width + 1, channels, height, width),
-        (over_pictures, over_rows, over_columns, over_channels, over_rows, over_columns),
+    first = torch.arange(count) * over_pictures + top * over_rows + left * over_columns
+    last = (count - 1) * over_pictures + (rows - height) * over_rows + (columns - width) * over_columns
+    places = images.as_strided(
+        (last + 1, channels, height, width), (1, over_channels, over_rows, over_columns)
     )
-    picture = torch.arange(count, device=images.device)
-    return view[picture, beside(images, top), beside(images, left)]
+    return places.index_select(0, beside(images, first))
 
 
 def padded(step: Any, images: Tensor, params: Params) -> Tensor:

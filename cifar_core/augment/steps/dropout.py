@@ -12,9 +12,9 @@ from cifar_core.augment.lowering import Lowering, Params, beside, between, colou
 
 
 def inside(start: Tensor, stop: Tensor, size: int) -> Tensor:
-    """Mark, as float (M, K, size), the places in start..stop - 1, both (M, K)."""
+    """Mark, as uint8 (M, K, size), the places in start..stop - 1, both (M, K)."""
     place = torch.arange(size)
-    return ((place >= start[..., None]) & (place < stop[..., None])).float()
+    return ((place >= start[..., None]) & (place < stop[..., None])).view(torch.uint8)
 
 
 def holed(step: Any, images: Tensor, params: Params) -> Tensor:
@@ -22,7 +22,10 @@ def holed(step: Any, images: Tensor, params: Params) -> Tensor:
     holes = params["holes"]
     columns = beside(images, inside(holes[..., 0], holes[..., 2], images.shape[-1]))
     rows = beside(images, inside(holes[..., 1], holes[..., 3], images.shape[-2]))
-    hole = (rows.transpose(1, 2) @ columns).clamp_(max=1).to(torch.uint8)
+    if holes.shape[1] == 1:
+        hole = rows.transpose(1, 2) * columns
+    else:
+        hole = (rows.float().transpose(1, 2) @ columns.float()).clamp_(max=1).to(torch.uint8)
     fill = colour(images, step.fill).to(images.dtype)
     if images.is_floating_point():
         return torch.where(hole[:, None] > 0, fill, images)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cifar_core.augment.lowering import Lowering, Params, beside, between, rounded, stacked, whole
+from cifar_core.augment.lowering import Lowering, Params, beside, between, in_blocks, rounded, stacked, whole
 from cifar_core.augment.steps.crops import source_index
 from cifar_core.augment.steps.resizes import separable
 
@@ -106,7 +106,7 @@ def collate_gaussian(step: A.GaussianBlur, draws: Sequence[Mapping[str, Any]]) -
 
 LOWERED = {
     A.Sharpen: Lowering(
-        sharpened,
+        in_blocks(sharpened),
         draw_sharpening,
         stacked("sharpening_matrix"),
         columns=lambda step: 2,
@@ -115,7 +115,7 @@ LOWERED = {
         examples=({}, {"alpha": (0.0, 1.0), "lightness": (0.0, 3.0)}),
     ),
     A.Blur: Lowering(
-        blurred,
+        in_blocks(blurred),
         draw_box,
         collate_box,
         columns=lambda step: 1,
@@ -123,7 +123,7 @@ LOWERED = {
         examples=({}, {"blur_limit": (5, 12)}),
     ),
     A.GaussianBlur: Lowering(
-        blurred,
+        in_blocks(blurred),
         draw_gaussian,
         collate_gaussian,
         columns=lambda step: 2,

@@ -17,12 +17,15 @@ from cifar_core.augment.lowering import (
     between,
     colour,
     column,
+    in_blocks,
     looked_up,
     more,
     stacked,
     truncated,
     whole,
 )
+
+SURE = 1 - 2.0**-24  # the last float32 below 1; noise ends at 5.4 standard deviations
 
 
 def inverted(step: Any, images: Tensor, params: Params) -> Tensor:
@@ -115,7 +118,7 @@ def draw_noise(step: A.GaussNoise, uniforms: Tensor, images: Tensor) -> Params:
     mean = column(images, between(uniforms[:, 1], *step.mean_range))
     channels = 3 if step.per_channel else 1
     shares = more(beside(images, uniforms[:, 2]), channels * height * width)
-    noise = torch.erfinv(shares * 2 - 1) * 2**0.5  # a share of 0 gives -inf, which clips to black
+    noise = torch.erfinv((shares * 2 - 1).float().clamp_(-SURE, SURE)) * 2**0.5
     return {"noise_map": (noise.view(-1, channels, height, width) * std + mean).expand(-1, 3, -1, -1) * 255}
 
 
@@ -191,7 +194,7 @@ LOWERED = {
         examples=({}, {"gamma_limit": (20, 400)}),
     ),
     A.RGBShift: Lowering(
-        noised,
+        in_blocks(noised),
         draw_shift,
         stacked("noise_map"),
         columns=lambda step: 3,
@@ -199,7 +202,7 @@ LOWERED = {
         examples=({}, {"r_shift_limit": 0.2, "g_shift_limit": (-100, 3), "b_shift_limit": (30, 30)}),
     ),
     A.GaussNoise: Lowering(
-        noised,
+        in_blocks(noised),
         draw_noise,
         collate_noise,
         columns=lambda step: 3,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifar_core.augment.lowering import Lowering, Params, beside, between, rounded, whole
+from cifar_core.augment.lowering import Lowering, Params, beside, between, in_blocks, rounded, whole
 from cifar_core.augment.steps.crops import pad
 
 INTERPOLATIONS = (
@@ -203,7 +203,7 @@ def grow_limits(step: A.CropAndPad) -> str:
 
 LOWERED = {
     A.Resize: Lowering(
-        resized,
+        in_blocks(resized),
         limits=resize_limits,
         tolerance=2,
         examples=(
@@ -216,7 +216,7 @@ LOWERED = {
         ),
     ),
     A.RandomResizedCrop: Lowering(
-        box_resized,
+        in_blocks(box_resized),
         draw_box,
         collate_box,
         columns=lambda step: 22,

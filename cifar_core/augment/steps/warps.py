@@ -15,6 +15,7 @@ from cifar_core.augment.lowering import (
     beside,
     between,
     colour,
+    in_blocks,
     per_channel,
     rounded,
     stacked,
@@ -156,7 +157,7 @@ MAPS = (
 )
 LOWERED = {
     A.Rotate: Lowering(
-        warped,
+        in_blocks(warped),
         draw_rotation,
         stacked("matrix"),
         columns=lambda step: 1,
@@ -165,7 +166,7 @@ LOWERED = {
         examples=({}, {"limit": 10}, *MAPS),
     ),
     A.Affine: Lowering(
-        warped,
+        in_blocks(warped),
         draw_affine,
         stacked("matrix"),
         columns=lambda step: 9,
@@ -173,12 +174,15 @@ LOWERED = {
         tolerance=2,
         examples=(
             {"rotate": (-30, 60), "scale": (0.5, 1.5), "translate_percent": (-0.2, 0.2), "shear": (-20, 20)},
+            {"shear": {"x": (5, 25), "y": (-30, 0)}},
+            {"rotate": (40, 42), "shear": {"x": (20, 21)}, "scale": {"x": (0.6, 0.62)}},
+            {"translate_percent": {"x": (-0.3, 0.1), "y": (0.0, 0.4)}, "border_mode": cv2.BORDER_REPLICATE},
             {"scale": {"x": (0.3, 2), "y": (0.8, 1)}, "balanced_scale": True, "border_mode": cv2.BORDER_WRAP},
             {"scale": (0.8, 1.4), "keep_ratio": True, "translate_px": {"x": (-5, 8), "y": 3}, "fill": 99},
         ),
     ),
     A.ShiftScaleRotate: Lowering(
-        warped,
+        in_blocks(warped),
         draw_affine,
         stacked("matrix"),
         columns=lambda step: 9,

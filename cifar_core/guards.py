@@ -1,0 +1,458 @@
+"""Checks that name why a training is broken, with the numbers seen and what mends it."""
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import chain
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cifar_core.data import Data, Split
+from cifar_core.numerics import Numerics
+
+POLICIES = ("stop", "warn", "off")
+FEW_PICTURES = 100  # one standard error of an accuracy of 90 % is then 3 points
+PROBED = 32  # pictures that go through the network before training
+COPIES = 32  # of each picture that goes through the augmentation
+DRAWS = 4  # a recipe so rare that it changes one copy in all repeats itself in 4 draws once in 1e9 times
+SKIPPED_STEPS = 20  # float16 scaling may skip the first steps: each time it halves its factor of 65,536
+STUCK_EPOCHS = 3  # one odd epoch is no cause for alarm
+STILL_EPOCHS = 5  # a loss that changes by at most 0.01 in them stands still
+SLOW_START = (5, 100)  # epochs and steps after which chance is worth a note
+NO_START = (10, 200)  # the same to end the run, once lr has stopped rising: deep plain nets start late
+
+LOWER_LR = "lower optimizer.lr, or set trainer.grad_clip=1 or scheduler.warmup_epochs"
+
+log = logging.getLogger(__name__)
+
+Row = Mapping[str, float]  # an epoch: epoch, step, lr, train/loss, train/acc, and val/* or test/*
+
+
+class GuardError(RuntimeError):
+    """A guard ended a broken training."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found; one that does not stop a run is a note."""
+
+    guard: str
+    message: str  # one line: cause, numbers, fix
+    stops: bool = True
+
+
+def act(findings: Sequence[Finding], *, policy: str, told: set[str]) -> None:
+    """Raise GuardError with all findings that stop a run where ``policy`` is "stop", else log them.
+
+    Policy "warn" only logs, "off" does nothing. A guard that is in ``told`` from an earlier call keeps
+    silent; those logged now are added.
+    """
+    if policy == "off":
+        return
+    stopping = [f"{finding.guard}: {finding.message}" for finding in findings if finding.stops]
+    if policy == "stop" and stopping:
+        raise GuardError("\n".join([*stopping, "(trainer.guards=warn goes on all the same)"]))
+    for finding in findings:
+        if finding.guard not in told:
+            log.warning("%s: %s", finding.guard, finding.message)
+    told.update(finding.guard for finding in findings)
+
+
+def check_data(data: Data) -> list[Finding]:
+    """Check labels, normalisation, pictures shared between splits and the size of val and test.
+
+    Reads every picture once: 0.3 s for 60,000 of 32x32 on one CPU core.
+    """
+    return [
+        *([*_labels(data)] or _empty_classes(data)),
+        *_normalization(data),
+        *_shared_pictures(data),
+        *_few_pictures(data),
+    ]
+
+
+def _splits(data: Data) -> dict[str, Split]:
+    return {"train": data.train, "val": data.val, "test": data.test}
+
+
+def _where(name: str, split: Split, position: int) -> str:
+    return split.names[position] if split.names else f"{name} picture {int(split.index[position])}"
+
+
+def _labels(data: Data) -> Iterator[Finding]:
+    for name, split in _splits(data).items():
+        outside = ((split.labels < 0) | (split.labels >= data.num_classes)).nonzero()[:, 0].tolist()
+        if outside:
+            label, where = int(split.labels[outside[0]]), _where(name, split, outside[0])
+            yield Finding(
+                "labels",
+                f"labels must be 0 to {data.num_classes - 1} for {data.num_classes} classes, but "
+                f"{len(outside):,} of {len(split):,} in {name} are not, the first is {label} ({where}): "
+                "correct them (do they count from 1?) or name the missing classes",
+            )
+
+
+def _empty_classes(data: Data) -> Iterator[Finding]:
+    present = set(data.train.labels.unique().tolist())
+    empty = [name for label, name in enumerate(data.classes) if label not in present]
+    if empty:
+        yield Finding(
+            "empty_class",
+            f"every class needs training pictures, but {len(empty)} of {data.num_classes} have none "
+            f"({_some(empty)}): add pictures or remove the class",
+        )
+
+
+def _normalization(data: Data) -> Iterator[Finding]:
+    mean, std = _statistics(data.train.images)
+    channels = list(zip(mean, std, data.mean, data.std, strict=True))
+    shift = max(((seen - given) / by for seen, _, given, by in channels), key=abs)
+    scale = max((seen / by for _, seen, _, by in channels), key=lambda factor: abs(math.log(factor)))
+    seen = f"the normalised pictures have mean {shift:.2g} and std {scale:.2g} instead of 0 and 1"
+    paste = f"set data.mean={_numbers(mean)} data.std={_numbers(std)}"
+    identity = set(data.mean) == {0.0} and set(data.std) == {1.0}
+    if scale > 10 and max(data.std) <= 1 and not identity:
+        yield Finding(
+            "normalization", f"data.mean and data.std are in units of 0-1, not 0-255: {seen}; {paste}"
+        )
+    elif abs(shift) > 1 or not 1 / 3 <= scale <= 3:
+        message = f"data.mean and data.std are far from those of the pictures: {seen}; {paste}"
+        yield Finding("normalization", message, stops=False)
+
+
+def _statistics(images: Tensor) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation per channel of uint8 images (N, 3, H, W), 0-255; std above 0."""
+    sums = torch.zeros(2, 3, dtype=torch.float64, device=images.device)
+    for chunk in images.split(500):  # bounds the memory that float32 takes
+        pixels = chunk.float()
+        sums += torch.stack([pixels.sum((0, 2, 3)), pixels.square().sum((0, 2, 3))])
+    mean, square = sums / (images.numel() / 3)
+    std = (square - mean.square()).clamp(min=0).sqrt()
+    return mean.tolist(), [value if value >= 0.1 else 1.0 for value in std.tolist()]
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return "[" + ",".join(f"{value:.1f}" for value in values) + "]"
+
+
+def _shared_pictures(data: Data) -> Iterator[Finding]:
+    known: dict[bytes, str] = {}
+    for name, split in _splits(data).items():
+        rows = split.images.flatten(1).cpu().numpy()
+        digests = [blake2b(row, digest_size=16).digest() for row in rows]
+        shared = [position for position, digest in enumerate(digests) if digest in known]
+        if shared:
+            source = known[digests[shared[0]]]
+            yield Finding(
+                "shared_pictures",
+                f"{len(shared):,} of {len(split):,} {name} pictures are pixel for pixel in another split too "
+                f"({_where(name, split, shared[0])} in {source}): up to {len(shared) / len(split):.2%} of "
+                f"{name}/acc may be memory; remove them for a fair figure",
+                stops=False,
+            )
+        known |= dict.fromkeys(digests, name)
+
+
+def _few_pictures(data: Data) -> Iterator[Finding]:
+    for name, split in _splits(data).items():
+        if name != "train" and 0 < len(split) < FEW_PICTURES:
+            error = math.sqrt(0.9 * 0.1 / len(split))
+            yield Finding(
+                "few_pictures",
+                f"{name} has {len(split)} pictures: one standard error of an accuracy of 90 % is "
+                f"{error:.1%}, so smaller differences say nothing: add pictures, or set data.{name}_size",
+                stops=False,
+            )
+
+
+def check_model(model: nn.Module, data: Data, numerics: Numerics) -> list[Finding]:
+    """Check what the network says about a few training pictures before training, and its gradients.
+
+    Runs one batch forward and backward in eval mode, not compiled; weights, buffers, gradients and training
+    flags stay as they are.
+    """
+    images = data.normalize(numerics.lay_out(_spread(data.train.images, PROBED)))
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.enable_grad(), numerics.autocast():
+            logits = model.forward(images)  # a call would compile for this batch size
+        return [*_outputs(logits, len(images), data.num_classes)] or [*_gradients(model, logits)]
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+def _spread(images: Tensor, count: int) -> Tensor:
+    """Return up to ``count`` of ``images``, evenly spaced: a source may be sorted by class."""
+    return images[:: max(1, len(images) // count)][:count]
+
+
+def _outputs(logits: object, count: int, num_classes: int) -> Iterator[Finding]:
+    if not isinstance(logits, Tensor) or logits.shape != (count, num_classes):
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        yield Finding(
+            "outputs",
+            f"the model must return logits ({count}, {num_classes}), one a class, for {count} pictures, "
+            f"got {got}: give its last layer num_classes outputs and return them alone",
+        )
+    elif bool((logits >= 0).all() & ((logits.float().sum(1) - 1).abs() < 0.01).all()):
+        yield Finding(
+            "softmax_twice",
+            "the model returns probabilities already (rows of numbers >= 0 that sum to 1), and cross-entropy "
+            f"applies softmax again: the loss cannot fall below {_floor(num_classes):.2f}; remove the "
+            "softmax at the end of the model",
+        )
+
+
+def _gradients(model: nn.Module, logits: Tensor) -> Iterator[Finding]:
+    """Find a network none of whose kernels gets a gradient, whatever the labels."""
+    kernels = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    if not kernels or not logits.requires_grad:
+        return
+    labels = torch.arange(len(logits), device=logits.device) % logits.shape[1]
+    loss = F.cross_entropy(logits.float(), labels)
+    gradients = torch.autograd.grad(loss, kernels, allow_unused=True)
+    if not any(bool(gradient.any()) for gradient in gradients if gradient is not None):
+        yield Finding(
+            "dead_gradients",
+            f"all gradients of the {len(kernels)} weight tensors are zero before training: initialise layers "
+            "with random weights instead of zeros, and look for detach() or ReLUs that are never active",
+        )
+
+
+def check_augment(augment: Callable[..., Tensor], data: Data) -> list[Finding]:
+    """Check that a random augmentation draws anew: for the same pictures, from generators of other seeds.
+
+    No augmentation, or one that does the same to equal pictures, is not random and passes.
+    """
+    images = _spread(data.train.images, 8).repeat_interleave(COPIES, 0)
+
+    def draw(seed: int) -> Tensor:
+        generator = torch.Generator(images.device).manual_seed(seed)
+        return augment(images.clone(), generator=generator)
+
+    first = draw(1)
+    copies = first.unflatten(0, (-1, COPIES))
+    if (copies == copies[:, :1]).all() or not all(torch.equal(first, draw(n)) for n in range(2, DRAWS + 1)):
+        return []
+    return [
+        Finding(
+            "frozen_augmentation",
+            f"the augmentation is random, yet gave {len(images)} pictures the same changes in {DRAWS} draws "
+            "with other seeds, so every epoch sees the same pictures: draw from the generator it is called "
+            "with, and neither seed nor keep pictures inside",
+        )
+    ]
+
+
+def check_epoch(
+    history: Sequence[Row], data: Data, *, plain_loss: bool, first_bad_step: int | None
+) -> list[Finding]:
+    """Check the last epoch of ``history``.
+
+    ``plain_loss`` says that train/loss is cross-entropy with the pictures' own labels: no mixing, no label
+    smoothing. ``first_bad_step`` is that of `train.EpochResult`.
+    """
+    row = history[-1]
+    if not (math.isfinite(row["train/loss"]) and math.isfinite(row[f"{_watched(row)}/loss"])):
+        return [_not_finite(row, first_bad_step)]
+    findings = [*_negative(row), *_exploding(history, data.num_classes), *_chance(history, data)]
+    return findings + ([*_softmax_twice(history, data.num_classes)] if plain_loss else [])
+
+
+def _watched(row: Row) -> str:
+    return "val" if "val/loss" in row else "test"
+
+
+def _not_finite(row: Row, first_bad_step: int | None) -> Finding:
+    """Tell a lost training from a step that float16 scaling skipped or an overflow in evaluation alone."""
+    watched = f"{_watched(row)}/loss"
+    when = f"epoch {row['epoch']:.0f} at lr {row['lr']:.3g}"
+    if first_bad_step is None:
+        message = (
+            f"{watched} is {row[watched]} after {when}, with train/loss {row['train/loss']:.4g}: activations "
+            "overflow in evaluation; lower optimizer.lr or set trainer.precision=fp32"
+        )
+        return Finding("not_finite", message, stops=False)
+    lost = not math.isfinite(row[watched])
+    after = f"{watched} is {row[watched]:.4g}" + ("" if lost else ", so the weights are still sound")
+    message = (
+        f"the loss became NaN or infinite in step {first_bad_step}, {when}; afterwards {after}: {LOWER_LR}"
+    )
+    return Finding("not_finite", message, stops=lost)
+
+
+def _negative(row: Row) -> Iterator[Finding]:
+    if row["train/loss"] < -1e-3:  # beyond rounding
+        yield Finding(
+            "negative_loss",
+            f"train/loss is {row['train/loss']:.4g} in epoch {row['epoch']:.0f}, but a cross-entropy is "
+            "never below 0: nll_loss was given raw logits in place of log-probabilities; use cross_entropy",
+        )
+
+
+def _exploding(history: Sequence[Row], num_classes: int) -> Iterator[Finding]:
+    """Find two epochs in a row far above the loss of guessing, without recovery; one may be a bad start."""
+    if len(history) < 2:
+        return
+    before, last = history[-2]["train/loss"], history[-1]["train/loss"]
+    guessing = math.log(num_classes)
+    if before > 10 * guessing and last > max(10 * guessing, before / 2):
+        yield Finding(
+            "exploding_loss",
+            f"train/loss is {last:.4g} in epoch {history[-1]['epoch']:.0f}, after {before:.4g}, where "
+            f"guessing has {guessing:.2f}: lr {history[-1]['lr']:.3g} is too high; {LOWER_LR}",
+        )
+
+
+def _chance(history: Sequence[Row], data: Data) -> Iterator[Finding]:
+    """Find accuracies and a loss that are those of a constant answer, and a loss that does not fall."""
+    row, recent = history[-1], history[-STUCK_EPOCHS:]
+    epochs, steps = SLOW_START
+    if row["epoch"] < epochs or row["step"] < steps or len(recent) < STUCK_EPOCHS:
+        return
+    shares = data.train.labels.bincount().double() / len(data.train)
+    guessing = torch.special.entr(shares).sum().item()
+    common = shares.max().item()
+    watched = _watched(row)
+    sizes = {"train": len(data.train), watched: len(_splits(data)[watched])}
+    highest = {name: common + 3 * math.sqrt(common * (1 - common) / size) for name, size in sizes.items()}
+    falls = row["train/loss"] < 0.998 * recent[0]["train/loss"]
+    if falls or not all(
+        epoch["train/loss"] >= 0.99 * guessing
+        and all(epoch[f"{name}/acc"] <= limit for name, limit in highest.items())
+        for epoch in recent
+    ):
+        return
+    yield Finding(
+        "chance",
+        f"after {row['epoch']:.0f} epochs and {row['step']:.0f} steps train/acc {row['train/acc']:.2%} and "
+        f"{watched}/acc {row[f'{watched}/acc']:.2%} are still at chance ({common:.2%}), train/loss "
+        f"{row['train/loss']:.4g} is no better than guessing ({guessing:.4g}): change optimizer.lr (now "
+        f"{row['lr']:.3g}) by a factor of 10 either way, then check that labels belong to their pictures",
+        stops=row["epoch"] >= NO_START[0] and row["step"] >= NO_START[1] and row["lr"] <= recent[-2]["lr"],
+    )
+
+
+def _softmax_twice(history: Sequence[Row], num_classes: int) -> Iterator[Finding]:
+    """Find a training loss that stands still where outputs that are all 0 or 1 keep it.
+
+    With f = `_floor` that is f where they are right and f + 1 where they are wrong. A healthy run
+    that learns slowly passes there too, but does not stop there before its lr falls.
+    """
+    floor, recent = _floor(num_classes), history[-STILL_EPOCHS:]
+    losses = [row["train/loss"] for row in recent]
+    if len(recent) < STILL_EPOCHS or max(losses) - min(losses) > 0.01:
+        return
+    if recent[-1]["lr"] < 0.1 * max(row["lr"] for row in history):
+        return
+    if all(
+        row["train/acc"] >= 0.7
+        and abs(row["train/loss"] + row["train/acc"] - floor - 1) <= 0.02
+        and row["train/loss"] > _calibrated(row["train/acc"], num_classes) + 0.1
+        for row in recent
+    ):
+        row = recent[-1]
+        yield Finding(
+            "softmax_twice",
+            f"train/loss {row['train/loss']:.4g} in epoch {row['epoch']:.0f} is stuck above {floor:.2f} = "
+            f"ln(e + {num_classes} - 1) - 1 though train/acc is {row['train/acc']:.2%}: softmax or sigmoid "
+            "is applied before cross-entropy, which applies softmax itself; remove it from the model",
+        )
+
+
+def _floor(num_classes: int) -> float:
+    """Return the lowest cross-entropy of outputs in [0, 1]: 1 for the label, 0 for the others."""
+    return math.log(math.e + num_classes - 1) - 1
+
+
+def _calibrated(acc: float, num_classes: int) -> float:
+    """Return the highest cross-entropy of predictions that are as sure as they are right.
+
+    That is the entropy of one probability ``acc`` and equal others.
+    """
+    wrong = 1 - acc
+    return -acc * math.log(acc) - (wrong * math.log(wrong / (num_classes - 1)) if wrong > 0 else 0)
+
+
+@torch.no_grad()
+def fingerprint(model: nn.Module) -> dict[str, int]:
+    """Return a checksum of the bits of each trainable kernel or matrix: the smallest change shows.
+
+    Vectors are left out: a bias before BatchNorm has no gradient but rounding, and may well stay.
+    """
+    kernels = {name: p for name, p in model.named_parameters() if p.requires_grad and p.ndim > 1}
+    if not kernels:
+        return {}
+    sums = torch.stack([_bits(kernel).sum(dtype=torch.int64) for kernel in kernels.values()])
+    return dict(zip(kernels, sums.tolist(), strict=True))
+
+
+def _bits(kernel: Tensor) -> Tensor:
+    return kernel.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[kernel.element_size()])
+
+
+def check_weights(
+    model: nn.Module, start: Mapping[str, int], *, steps: int, epoch: int, lr: float
+) -> list[Finding]:
+    """Check that weights are finite and that kernels have changed since ``start``.
+
+    ``start`` is the `fingerprint` of ``steps`` optimizer steps ago, best that of the run's start. Takes two
+    passes over the weights and two read-backs from the device.
+    """
+    findings = [*_not_finite_weights(model, epoch, lr)]
+    if steps >= SKIPPED_STEPS:
+        findings += _unchanged(model, start, steps, lr)
+    return findings
+
+
+def _not_finite_weights(model: nn.Module, epoch: int, lr: float) -> Iterator[Finding]:
+    statistics = (pair for pair in model.named_buffers() if pair[0].endswith(("running_mean", "running_var")))
+    tensors = {
+        name: tensor.detach()
+        for name, tensor in chain(model.named_parameters(), statistics)  # other buffers may be masks of -inf
+        if tensor.is_floating_point() and tensor.numel()
+    }
+    if not tensors:
+        return
+    largest = torch.stack([tensor.abs().amax().float() for tensor in tensors.values()]).tolist()
+    lost = [name for name, value in zip(tensors, largest, strict=True) if not math.isfinite(value)]
+    if lost:
+        yield Finding(
+            "not_finite_weights",
+            f"{len(lost)} of {len(tensors)} weight tensors hold NaN or infinity after epoch {epoch} at lr "
+            f"{lr:.3g} ({_some(lost)}): {LOWER_LR}",
+        )
+
+
+def _unchanged(model: nn.Module, start: Mapping[str, int], steps: int, lr: float) -> Iterator[Finding]:
+    now = fingerprint(model)
+    still = [name for name in now if now[name] == start.get(name)]
+    seen = (
+        f"{len(still)} of {len(now)} kernels ({_some(still)}) did not change in {steps} steps at lr {lr:.3g}"
+    )
+    if not still:
+        return
+    if len(still) == len(now) and lr == 0:
+        yield Finding("dead_weights", f"{seen}: set optimizer.lr above 0")
+    elif len(still) == len(now):
+        yield Finding(
+            "dead_weights",
+            f"{seen}: the optimizer holds other parameters, or all gradients are zero (layers initialised "
+            "with zeros, detach(), dead ReLUs), or lr is far too low",
+        )
+    else:
+        yield Finding(
+            "unchanged_weights",
+            f"{seen}: give them to the optimizer, or set requires_grad=False if they are to stay",
+            stops=False,
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

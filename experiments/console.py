@@ -1,0 +1,56 @@
+"""The lines a run shows: what it is made of, how each epoch went, what came out."""
+
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from experiments.run_folder import RunFolder
+from experiments.tracking import ui_hint
+
+if TYPE_CHECKING:
+    from cifar_core.data import Data
+    from cifar_core.train import EpochResult, TrainState
+
+SHOWN = ("report.html", "contact_sheet.png", "curves.png", "misclassified.csv")  # of the analysis folder
+
+
+def opening(cfg: DictConfig, folder: RunFolder, state: "TrainState", data: "Data") -> list[str]:
+    """Return lines on folder, data, model and device."""
+    parameters = sum(p.numel() for p in state.model.parameters())
+    sizes = " / ".join(f"{len(getattr(data, split)):,} {split}" for split in ("train", "val", "test"))
+    return [
+        f"run folder  {folder.path}",
+        f"data        {data.source}: {sizes}, {data.num_classes} classes",
+        f"model       {cfg.model._target_.rpartition('.')[2]}, {parameters:,} parameters",
+        f"device      {state.numerics}",
+    ]
+
+
+def epoch_line(epoch: "EpochResult", epochs: int) -> str:
+    """Return one epoch's figures."""
+    losses = "  ".join(
+        f"{split} loss {epoch.metrics[f'{split}/loss']:.4f} acc {epoch.metrics[f'{split}/acc']:7.2%}"
+        for split in ("train", "val", "test")
+        if f"{split}/loss" in epoch.metrics
+    )
+    pace = f"{epoch.seconds:.1f} s  {epoch.images_per_second:,.0f} pictures/s"
+    return f"epoch {epoch.epoch:>{len(str(epochs))}}/{epochs}  {losses}  lr {epoch.lr:.3g}  {pace}"
+
+
+def closing(folder: RunFolder, result: dict[str, Any], data: "Data", uri: str | None) -> list[str]:
+    """Return the last lines: the figures, where things lie and how to look at them."""
+    metrics, seconds, lines = result["metrics"], result["seconds"], [""]
+    if "test/acc" in metrics:
+        share = f"{round(metrics['test/acc'] * len(data.test)):,} of {len(data.test):,}"
+        fair = "" if len(data.val) else ", evaluated each epoch"
+        lines.append(f"test accuracy  {metrics['test/acc']:.2%}  ({share} pictures{fair})")
+    if "val/acc_best" in metrics:
+        lines.append(f"val accuracy   {metrics['val/acc_best']:.2%}  (best of {result['epochs']} epochs)")
+    shares = [f"{seconds[part]:.1f} s {part}" for part in ("train", "analysis") if part in seconds]
+    lines.append(f"time           {', '.join(shares)}, {seconds['total']:.1f} s in all")
+    lines.append(f"run folder     {folder.path}")
+    if there := [name for name in SHOWN if (folder.analysis / name).exists()]:
+        lines.append(f"look at        analysis/: {', '.join(there)}")
+    if uri:
+        lines.append(f"MLflow UI      {ui_hint(uri)}")
+    return lines

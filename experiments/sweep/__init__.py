@@ -1,0 +1,1 @@
+"""Sweeps: a space of points, a ledger of trials, and a controller that runs them as plain runs."""

@@ -1,0 +1,104 @@
+"""Checks all points of a space before the first trial, in a time that hardly grows with their number."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.compose import check, compose
+from experiments.sweep.space import Dimension, Point, Space, Value, argument, combinations
+
+# Up to this many points are checked one by one (16 ms each). In a larger space a value is checked with every
+# other value of its own area and of those that a law ties to it, the rest of the space standing at its first
+# value; more than this many of those, and each value meets the first and the last of the others.
+EACH = 200
+# Areas (first parts of keys) whose values one law of `compose.check` or `targets.check` reads together.
+TIED = (
+    {"optimizer", "scheduler", "trainer"},
+    {"data", "trainer"},
+    {"data", "aug"},
+)
+
+
+def check_space(space: Space, *, config_name: str, config_dir: str | None) -> None:
+    """Raise ValueError, naming the point, if any point of the space is not in order.
+
+    Of an interval both ends are checked. Every trial checks its own point once more when it starts.
+    """
+    composed = Composed(space, config_name, config_dir)
+    seen = set()
+    for values in _cases(space):
+        point = space.point(values)
+        key = tuple(point.items())
+        if key in seen:
+            continue
+        seen.add(key)
+        try:
+            check(composed.at(point))
+        except ValueError as error:
+            where = " ".join(map(argument, point.items()))
+            raise ValueError(f"{error} (at point {where})" if where else str(error)) from error
+
+
+class Composed:
+    """Configurations of points; Hydra composes only where a key changes more than a value (0.1 s each)."""
+
+    def __init__(self, space: Space, config_name: str, config_dir: str | None) -> None:
+        """Keep what all points share."""
+        self._space = space
+        self._files = {"config_name": config_name, "config_dir": config_dir}
+        self._composed: dict[tuple[tuple[str, str], ...], DictConfig] = {}
+        self._values: dict[str, Any] = {}
+
+    def at(self, point: Point) -> DictConfig:
+        """Return the configuration of ``point``; the next call may change it."""
+        shape = {key: text for key, text in point.items() if self._is_shape(key)}
+        part = tuple(shape.items())
+        if part not in self._composed:
+            self._composed[part] = compose(self._space.overrides(point), **self._files)
+        cfg = self._composed[part]
+        for key, text in point.items():
+            if key not in shape:
+                OmegaConf.update(cfg, key, self._value(key, text), merge=True)
+        return cfg
+
+    def _is_shape(self, key: str) -> bool:
+        return key in self._space.groups or key.startswith(("+", "~")) or "@" in key
+
+    def _value(self, key: str, text: str) -> Any:
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        if (part := f"{key}={text}") not in self._values:
+            self._values[part] = OverridesParser.create().parse_override(part).value()
+        return self._values[part]
+
+
+def _cases(space: Space) -> Iterator[dict[str, Value]]:
+    """Yield points, as values by dimension name, that together show every mistake a law can find."""
+    if space.size <= EACH:
+        yield from space.grid()
+        return
+    firsts = {d.name: d.values[0] for d in space.dimensions}
+    for dimensions in _bundles(space.dimensions):
+        for values in _combinations(dimensions):
+            yield firsts | values
+
+
+def _bundles(dimensions: Sequence[Dimension]) -> Iterator[list[Dimension]]:
+    """Yield the dimensions of each area and of each tied set of areas; `experiment` touches every area."""
+    areas = {d.name: {key.lstrip("+~").partition(".")[0] for key in d.keys} for d in dimensions}
+    single = [{area} for area in sorted(set().union(*areas.values()))]
+    for together in (*single, *TIED):
+        yield [d for d in dimensions if areas[d.name] & (together | {"experiment"})]
+
+
+def _combinations(dimensions: Sequence[Dimension]) -> Iterator[dict[str, Value]]:
+    if math.prod(len(d.values) for d in dimensions) <= EACH:
+        yield from combinations(dimensions)
+        return
+    for corner in (0, -1):
+        others = {d.name: d.values[corner] for d in dimensions}
+        for dimension in dimensions:
+            for value in dimension.values:
+                yield others | {dimension.name: value}

@@ -1,0 +1,109 @@
+"""What follows the trials of a sweep: the winner's test, its refit, the report, the tracker's record."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments import report
+from experiments.sweep.jobs import run_trial, sync_trials, test_trial, track_sweep
+from experiments.sweep.server import Server
+from experiments.sweep.space import Space
+from experiments.sweep.trials import Trial
+
+
+def test(won: Sequence[Trial], server: Server) -> None:
+    """Read the test set with the winner's weights, once for each seed."""
+    for trial in won:
+        if "test/acc" not in trial.result["metrics"]:
+            metrics = server.call(test_trial, trial.folder)
+            say(f"winner        {trial.label}  test/acc {metrics['test/acc']:.2%}")
+
+
+def refit(
+    won: Sequence[Trial], space: Space, server: Server, files: dict[str, str | None], home: Path
+) -> None:
+    """Train the winner again on train + val, as long as its trial, and test that; in `refit/<name>`.
+
+    Nothing is chosen there: the weights are those of the last epoch.
+    """
+    for trial in won:
+        folder = home / "refit" / trial.folder.name
+        again = Trial(trial.number, trial.point, trial.values, f"refit {trial.label}", folder)
+        if not again.done:
+            folder.mkdir(parents=True, exist_ok=True)
+            more = ["data.val_size=0", "trainer.early_stop=0", "trainer.test=true", f"sweep.name={home.name}"]
+            overrides = [*space.overrides(trial.point), *more]
+            process = server.start(run_trial, overrides, files, folder, again.label, None, 0)
+            try:
+                process.join()
+            except KeyboardInterrupt:
+                process.terminate()  # it saves its last epoch
+                process.join()
+                raise
+        if again.done:
+            say(f"refit         {trial.label}  test/acc {again.result['metrics']['test/acc']:.2%}  {folder}")
+        else:
+            raise OSError(f"the refit in {folder} has failed: {' '.join(again.log_tail()[-1:])}")
+
+
+class Record:
+    """The sweep's report, and its own run in the tracker where there is one."""
+
+    def __init__(self, server: Server, folder: Path, tracking: dict[str, Any] | None) -> None:
+        """Name the sweep's folder and the tracker's settings."""
+        self._server = server
+        self._folder = folder
+        self._tracking = tracking
+
+    def open(self) -> dict[str, str]:
+        """Make sure of the tracker's store and say where to look; return the tags of the trials' runs."""
+        if self._tracking is None:
+            return {}
+        run_id, page = self._track({}, "", [])
+        if page:
+            say(f"MLflow        {page}")
+        nested = {"mlflow.parentRunId": run_id} if run_id and self._tracking.get("nested") else {}
+        return {"sweep": self._folder.name, **nested}
+
+    def close(self, trials: Sequence[Trial]) -> None:
+        """Write the report and hand it to the tracker, together with what trials could not deliver."""
+        if not any(trial.folder.exists() for trial in trials):
+            return
+        try:
+            paths = self._server.call(report.write, self._folder)
+        except (ValueError, OSError) as error:  # a report is never worth a sweep
+            say(f"no report: {error}")
+            return
+        say(f"report        {paths[0]}")
+        if self._tracking is not None:
+            counts = {"finished": 0.0, "pruned": 0.0, "failed": 0.0}
+            for trial in trials:
+                if trial.status in counts:
+                    counts[trial.status] += 1
+            self._track(
+                {f"trials/{status}": count for status, count in counts.items()}, paths[1].read_text(), paths
+            )
+            self._deliver()
+
+    def _track(
+        self, metrics: dict[str, float], note: str, files: Sequence[Path]
+    ) -> tuple[str | None, str | None]:
+        try:
+            return self._server.call(track_sweep, self._folder, self._tracking, metrics, note, files)
+        except (ValueError, OSError) as error:
+            say(f"the sweep itself is not tracked: {error}")
+            return None, None
+
+    def _deliver(self) -> None:
+        try:
+            all_there = self._server.call(sync_trials, self._folder)
+        except (ValueError, OSError):
+            all_there = False
+        if not all_there:
+            say(f"not everything reached MLflow; later: python -m experiments.sync {self._folder}")
+
+
+def say(line: str) -> None:
+    """Print a line for the user."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,100 @@
+"""The folder of a sweep: whose it is, what was asked of it, and which trials it holds."""
+
+import fcntl
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from experiments.run_folder import write_text
+from experiments.sweep.space import Space, point_id
+from experiments.sweep.trials import Trial
+
+
+class Home:
+    """One sweep's folder, locked against a second controller from `open` to the end of `with`."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the folder; `open` creates it."""
+        self.path = path.resolve()
+        self.ledger = self.path / "ledger.jsonl"
+
+    def check(self, identity: dict[str, Any]) -> None:
+        """Raise ValueError, naming each key that differs, where the folder holds another sweep."""
+        saved = self._saved().get("identity", identity)
+        changes = [
+            f"{key}: {saved.get(key, 'not given')}, got {identity.get(key, 'not given')}"
+            for key in sorted(saved.keys() | identity.keys())
+            if saved.get(key) != identity.get(key)
+        ]
+        if changes:
+            raise ValueError(
+                f"{self.path} holds a sweep with {'; '.join(changes)}: give the same, or another sweep.name"
+            )
+
+    def open(self, identity: dict[str, Any]) -> None:
+        """Create and lock the folder; raise ValueError where another controller has it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / "lock").open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.seek(0)
+            owner = self._lock.read().strip() or "another process"
+            self._lock.close()
+            raise ValueError(
+                f"{self.path} is being worked on by {owner}: its trials are shown there"
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()}")
+        self._lock.flush()
+        self.check(identity)
+        self._save(self._saved() | {"identity": identity})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    def target(self, n_trials: int, add_trials: int) -> int:
+        """Return how many points a search is to have; an interrupted extension is not added twice."""
+        saved = self._saved()
+        if not add_trials:
+            return max(n_trials, saved.get("extended_to", 0))
+        if saved.get("extending") == add_trials:
+            return saved["extended_to"]
+        before = max(n_trials, saved.get("extended_to", 0))
+        self._save(saved | {"extending": add_trials, "extended_to": before + add_trials})
+        return before + add_trials
+
+    def reached(self) -> None:
+        """Note that all points asked for are there, so that the next `sweep.add_trials` adds anew."""
+        self._save(self._saved() | {"extending": 0})
+
+    def trials(self) -> dict[str, Trial]:
+        """Return the trials that have a folder, by the id of their point."""
+        found = sorted(
+            (Trial.read(p) for p in self.path.glob("*/trial.json")), key=lambda trial: trial.number
+        )
+        return {point_id(trial.point): trial for trial in found}
+
+    def _saved(self) -> dict[str, Any]:
+        try:
+            return yaml.safe_load((self.path / "sweep.yaml").read_text()) or {}
+        except FileNotFoundError:
+            return {}
+
+    def _save(self, content: dict[str, Any]) -> None:
+        write_text(self.path / "sweep.yaml", yaml.safe_dump(content, sort_keys=False))
+
+
+def sweep_name(space: Space, identity: dict[str, Any]) -> str:
+    """Return a name made from what varies and a hash of that and of what is fixed."""
+    lasts = [key.lstrip("+").rpartition(".")[2] for d in space.dimensions for key in d.keys]
+    words = "-".join("".join(c for c in last if c.isalnum() or c == "_") for last in lasts)[:60]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{words or 'run'}-{digest}"

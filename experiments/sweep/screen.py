@@ -1,0 +1,92 @@
+"""What a sweep shows: on a terminal a live table, in a log file a line for each trial that ends."""
+
+import sys
+import time
+from collections.abc import Sequence
+
+from experiments.sweep.trials import METRIC, Trial
+
+REDRAW_SECONDS = 1.0
+ROWS = 16  # running trials shown
+
+
+class Screen:
+    """Counts what ended and says how far the sweep is."""
+
+    def __init__(self, total: int) -> None:
+        """Start the clock for ``total`` trials."""
+        self._total = total
+        self._live = sys.stderr.isatty()
+        self._drawn = 0  # lines of the table that is on the terminal
+        self._next = 0.0
+        self._began = time.monotonic()
+        self._before = 0  # trials that were done before this start
+        self.counts = {"finished": 0, "pruned": 0, "failed": 0}
+        self.best: Trial | None = None
+
+    def count(self, trial: Trial, status: str) -> None:
+        """Count a trial that was done before this start."""
+        self._before += 1
+        self._add(trial, status)
+
+    def ended(self, trial: Trial, status: str, reason: str = "") -> None:
+        """Show a trial that has ended."""
+        self._add(trial, status)
+        figure = "" if trial.value is None else f"{METRIC} {trial.value:.2%}"
+        self.say(f"[{self._done}/{self._total}] {status:<8}  {trial.label}  {reason or figure}")
+
+    def say(self, line: str) -> None:
+        """Print a line that stays."""
+        self._erase()
+        print(line, file=sys.stderr, flush=True)
+
+    def show(self, running: Sequence[Trial], slots: int) -> None:
+        """Draw the table anew, at most once a second and on a terminal only."""
+        if not self._live or time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + REDRAW_SECONDS
+        rows = [self._summary(len(running), slots), *map(_row, running[:ROWS])]
+        if len(running) > ROWS:
+            rows.append(f"  ... and {len(running) - ROWS} more")
+        self._erase()
+        print("\n".join(rows), file=sys.stderr, flush=True)
+        self._drawn = len(rows)
+
+    def _add(self, trial: Trial, status: str) -> None:
+        self.counts[status] += 1
+        if status == "finished" and (self.best is None or (trial.value or 0) > (self.best.value or 0)):
+            self.best = trial
+
+    @property
+    def _done(self) -> int:
+        return sum(self.counts.values())
+
+    def _summary(self, running: int, slots: int) -> str:
+        parts = [f"{count} {status}" for status, count in self.counts.items() if count]
+        parts.append(f"{running} of {slots} running")
+        if self.best and self.best.value:
+            parts.append(f"best {self.best.value:.2%} {self.best.label}")
+        here = self._done - self._before
+        if here:
+            spent = time.monotonic() - self._began
+            parts.append(f"about {_clock((self._total - self._done) * spent / here)} left")
+        return f"{self._done}/{self._total}  {', '.join(parts)}"
+
+    def _erase(self) -> None:
+        if self._drawn:
+            print(f"\x1b[{self._drawn}F\x1b[J", end="", file=sys.stderr)
+            self._drawn = 0
+
+
+def _row(trial: Trial) -> str:
+    history = trial.history()
+    if not history:
+        return f"  {trial.label:<40} starting"
+    accs = [row.get(METRIC, row.get("test/acc", 0.0)) for row in history]
+    return f"  {trial.label:<40} epoch {len(history):>3}  {METRIC} {accs[-1]:.2%}  best {max(accs):.2%}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

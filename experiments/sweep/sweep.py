@@ -1,0 +1,129 @@
+"""A sweep from its arguments to its report: what `python -m experiments.run -m` does."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from omegaconf import DictConfig, OmegaConf
+
+from cifar_core.settings import SweepSettings
+from experiments.cli import user_mistakes
+from experiments.compose import settings
+from experiments.sweep.checks import check_space
+from experiments.sweep.controller import Controller
+from experiments.sweep.ending import Record, refit, test
+from experiments.sweep.home import Home, sweep_name
+from experiments.sweep.jobs import gpu_count
+from experiments.sweep.ledger import Ledger
+from experiments.sweep.local import Local, Slots, share_out
+from experiments.sweep.server import Server
+from experiments.sweep.space import Space, parse
+from experiments.sweep.winner import winner
+
+
+def sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, *, config_dir: str | None) -> None:
+    """Run the sweep that ``arguments`` describe, or what is left of it; ``cfg`` holds what is fixed.
+
+    Ends the process with code 1 unless every point is finished or pruned. Raises UserError for a mistake,
+    before the first trial.
+    """
+    files = {"config_name": cfg.hydra.job.config_name, "config_dir": config_dir}
+    with user_mistakes():
+        space = parse(arguments, loader, cfg.sweep.zip)
+        options = _chosen(settings(cfg)["sweep"], space, cfg)
+        identity = _identity(space, options)
+        name = options.name or sweep_name(space, identity)
+        home = Home(_folder(cfg, name))
+        home.check(identity)
+        tracked = cfg.tracking.get("_target_") == "experiments.tracking.MlflowTracker"
+        server = Server(tracked=tracked)
+        server.call(check_space, space, **files)
+        slots = _slots(server, options, space, cfg)
+        home.open(identity)
+    with home:
+        print(f"sweep folder  {home.path}", file=sys.stderr)
+        record = Record(
+            server, home.path, OmegaConf.to_container(cfg.tracking, resolve=True) if tracked else None
+        )
+        tags = record.open()
+        extra = [f"sweep.name={name}", *(["trainer.test=false"] if options.test in ("best", "none") else [])]
+        backend = Local(server, slots, files)
+        ledger = Ledger(home.ledger, options, epochs=cfg.trainer.epochs)
+        controller = Controller(space, options, home, ledger, backend, extra=extra, tags=tags)
+        try:
+            code = controller.run()
+            won = winner(controller.trials.values())
+            if options.refit:
+                refit(won, space, server, files, home.path)
+            elif options.test == "best":
+                test(won, server)
+        finally:
+            record.close(list(controller.trials.values()))
+    if code:
+        raise SystemExit(code)
+
+
+def _chosen(options: SweepSettings, space: Space, cfg: DictConfig) -> SweepSettings:
+    """Return the settings with every `auto` decided; raise ValueError where they do not fit the space."""
+    sampler = options.sampler
+    if sampler == "auto":
+        sampler = "grid" if space.discrete else "tpe"
+    test = options.test
+    if not cfg.trainer.test:
+        test = "none"
+    elif test == "auto":
+        test = "all" if sampler == "grid" else "best"
+    chosen = dataclasses.replace(options, sampler=sampler, test=test)
+    _laws(chosen, space, cfg)
+    return chosen
+
+
+def _laws(options: SweepSettings, space: Space, cfg: DictConfig) -> None:
+    if options.sampler == "grid" and not space.discrete:
+        raise ValueError(
+            "sweep.sampler=grid needs lists or ranges, and here is an interval: use tpe or random"
+        )
+    if options.sampler == "grid" and options.add_trials:
+        raise ValueError("sweep.add_trials is for a search: a grid runs all of its points")
+    if options.sampler != "grid" and not space.searched:
+        raise ValueError(f"sweep.sampler={options.sampler} needs something to search besides the seed")
+    if options.sampler == "cmaes":
+        choices = [d.name for d in space.searched if d.texts is not None]
+        if choices:
+            raise ValueError(
+                f"sweep.sampler=cmaes searches intervals and ranges, and {choices[0]} is a list: use tpe"
+            )
+    if cfg.data.val_size == 0:
+        if options.sampler != "grid" or options.pruner != "none":
+            raise ValueError(
+                "data.val_size must be above 0 for a search or a pruner: the test set must not choose"
+            )
+        if options.refit or options.test == "best":
+            raise ValueError(
+                "data.val_size must be above 0 for sweep.refit and sweep.test=best: nothing is best without"
+            )
+    if cfg.trainer.keep == "none" and options.test == "best":
+        raise ValueError(
+            "trainer.keep must be best or all for sweep.test=best, which needs the winner's weights"
+        )
+
+
+def _identity(space: Space, options: SweepSettings) -> dict[str, Any]:
+    """Return what a sweep's folder must agree on, by key."""
+    return space.identity() | {"sweep.zip": ",".join(options.zip), "sweep.test": options.test}
+
+
+def _folder(cfg: DictConfig, name: str) -> Path:
+    given = any(override.startswith("hydra.sweep.dir=") for override in cfg.hydra.overrides.hydra)
+    return Path(cfg.hydra.sweep.dir) if given else Path("sweeps") / name
+
+
+def _slots(server: Server, options: SweepSettings, space: Space, cfg: DictConfig) -> Slots:
+    gpus = server.call(gpu_count) if cfg.trainer.device in ("auto", "cuda") else 0
+    points = space.size if options.sampler == "grid" else max(options.n_trials, options.add_trials)
+    most = points if options.sampler == "grid" else points * len(space.seeds)
+    return share_out(options, gpus=gpus, cores=len(os.sched_getaffinity(0)), most=most)

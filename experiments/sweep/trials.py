@@ -1,0 +1,111 @@
+"""A trial as the controller sees it: a point and the run folder that it is trained in."""
+
+import csv
+import dataclasses
+import fcntl
+import json
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.run_folder import DONE, write_text
+from experiments.sweep.space import Point, Value
+
+LOG_LINES = 15  # of a failed trial's output that its record keeps
+METRIC = "val/acc"
+
+
+@dataclass
+class Trial:
+    """One point at one seed; `trial.json` in its folder says the same."""
+
+    number: int  # in the ledger
+    point: Point
+    values: dict[str, Value]  # by dimension, without the seed
+    label: str
+    folder: Path
+    attempts: int = 0
+    gpu: str | None = None  # where it runs, or ran last
+    started: float = 0.0  # seconds since 1970, of the last attempt
+
+    @classmethod
+    def read(cls, path: Path) -> "Trial":
+        """Return the trial that a `trial.json` describes."""
+        return cls(**json.loads(path.read_text()), folder=path.parent)
+
+    def write(self) -> None:
+        """Write `trial.json`, whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "folder"}
+        write_text(self.folder / "trial.json", json.dumps(fields, indent=2) + "\n")
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The content of `result.json`; empty where there is none yet."""
+        try:
+            return json.loads((self.folder / "result.json").read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+
+    @property
+    def status(self) -> str:
+        """Finished, pruned, failed or killed; `running` where the run has not said."""
+        return self.result.get("status", "running")
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has finished or was pruned."""
+        return self.status in DONE
+
+    @property
+    def value(self) -> float | None:
+        """The figure that a sweep compares: the best val/acc; without a validation split the test's."""
+        metrics = self.result.get("metrics", {})
+        return metrics.get(f"{METRIC}_best", metrics.get("test/acc"))
+
+    def history(self) -> list[dict[str, float]]:
+        """Return the epochs in `metrics.csv` that are written whole."""
+        try:
+            text = (self.folder / "metrics.csv").read_text()
+        except FileNotFoundError:
+            return []
+        lines = text[: text.rfind("\n") + 1].splitlines()
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
+
+    def log_tail(self) -> list[str]:
+        """Return the last lines the trial has put out."""
+        try:
+            text = (self.folder / "trial.log").read_text(errors="replace")
+        except FileNotFoundError:
+            return []
+        return text.splitlines()[-LOG_LINES:]
+
+    def runs(self) -> bool:
+        """Tell whether a process of this machine has the run folder."""
+        try:
+            with (self.folder / "lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def signal(self, signum: signal.Signals) -> None:
+        """Send a signal to the process that has the run folder, and to what it started."""
+        owner = (self.folder / "lock").read_text().split()
+        if owner[:1] != ["process"] or not self.runs():
+            return
+        try:
+            os.killpg(int(owner[1]), signum)
+        except ProcessLookupError:  # a run by hand leads no group of its own
+            try:
+                os.kill(int(owner[1]), signum)
+            except ProcessLookupError:
+                return
+
+    def ask_to_end(self) -> None:
+        """Leave the file that ends the run after its epoch, as pruned."""
+        (self.folder / "stop").touch()

@@ -1,0 +1,335 @@
+"""Bad and hostile input through the command line: one line that names the cause, the exit code of its kind.
+
+Each case runs `main()` in a forked child, which has torch imported already.
+"""
+
+import gzip
+import io
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import PROJECT
+from tests.test_compose import WRONG
+
+USER, ENVIRONMENT = 2, 1
+DIGITS = ["data=digits", "model=resnet20", "tracking=none", "trainer.epochs=1", "trainer.device=cpu"]
+Prepare = Callable[[Path], list[str] | None]
+
+
+def call_main(arguments: list[str], folder: Path) -> tuple[int, str, str]:
+    """Run the command line in a forked child; return its exit code, stdout and stderr."""
+    out, err = folder.parent / "stdout", folder.parent / "stderr"
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            for stream, path in ((1, out), (2, err)):
+                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            os.chdir(folder)
+            sys.argv = ["experiments.run", *arguments]
+            from experiments import run
+
+            try:
+                run.main()
+                code = 0
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else 71
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status), out.read_text(), err.read_text()
+
+
+def pictures(root: Path, *, classes=("a", "b"), splits=("train", "test"), count: int = 12) -> Path:
+    rng = np.random.default_rng(0)
+    for split in splits:
+        for name in classes:
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(
+                    folder / f"{number}.png"
+                )
+    return root
+
+
+def broken_picture(tmp: Path) -> list[str]:
+    (pictures(tmp / "p") / "train" / "a" / "3.png").write_bytes(b"no picture")
+    return ["data=folder", f"data.root={tmp / 'p'}"]
+
+
+def truncated_picture(tmp: Path) -> list[str]:
+    path = pictures(tmp / "p") / "train" / "a" / "3.png"
+    path.write_bytes(path.read_bytes()[:200])
+    return ["data=folder", f"data.root={tmp / 'p'}"]
+
+
+def empty_class(tmp: Path) -> list[str]:
+    (pictures(tmp / "p") / "train" / "empty").mkdir()
+    return ["data=folder", f"data.root={tmp / 'p'}"]
+
+
+def class_missing_in_test(tmp: Path) -> list[str]:
+    for path in (pictures(tmp / "p") / "test" / "b").iterdir():
+        path.unlink()
+    (tmp / "p" / "test" / "b").rmdir()
+    return ["data=folder", f"data.root={tmp / 'p'}"]
+
+
+def class_missing_in_train(tmp: Path) -> list[str]:
+    pictures(tmp / "p")
+    (tmp / "p" / "train" / "b").rename(tmp / "b")
+    pictures(tmp / "p", classes=("c",), splits=("train",))
+    return ["data=folder", f"data.root={tmp / 'p'}"]
+
+
+def one_class(tmp: Path) -> list[str]:
+    return ["data=folder", f"data.root={pictures(tmp / 'p', classes=('a',))}"]
+
+
+def no_pictures(tmp: Path) -> list[str]:
+    for name in ("a", "b"):
+        (tmp / "p" / "train" / name).mkdir(parents=True)
+        (tmp / "p" / "train" / name / "notes.txt").write_text("no picture")
+    return ["data=folder", f"data.root={tmp / 'p'}"]
+
+
+def root_is_a_file(tmp: Path) -> list[str]:
+    (tmp / "p").write_text("")
+    return ["data=folder", f"data.root={tmp / 'p'}"]
+
+
+def too_few_for_a_batch(tmp: Path) -> list[str]:
+    return ["data=folder", f"data.root={pictures(tmp / 'p')}", "trainer.batch_size=1000"]
+
+
+def archive(tmp: Path, content: bytes, name: str = "cifar-10-python.tar.gz") -> list[str]:
+    (tmp / "cifar").mkdir()
+    (tmp / "cifar" / name).write_bytes(content)
+    return ["data.download=false", f"data.root={tmp / 'cifar'}", "data.cache=" + str(tmp / "cache")]
+
+
+def tar_of(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+class Hostile:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def hostile_pickle(tmp: Path) -> list[str]:
+    return archive(tmp, tar_of({"cifar-10-batches-py/data_batch_1": pickle.dumps(Hostile(tmp / "hacked"))}))
+
+
+def path_traversal(tmp: Path) -> list[str]:
+    return archive(tmp, tar_of({"../../hacked": b"x", "/hacked": b"x"}))
+
+
+def read_only(tmp: Path) -> Path:
+    """Return a folder nobody can write to, root included."""
+    folder = tmp / "mounted"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "none", folder], capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("this user may not mount a tmpfs")
+    return folder
+
+
+def full_disk(tmp: Path, size: str = "64k") -> Path:
+    folder = tmp / "mounted"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("this user may not mount a tmpfs")
+    return folder
+
+
+def run_folder_of_another(tmp: Path) -> list[str]:
+    (tmp / "run").mkdir()
+    (tmp / "run" / "config.yaml").write_text("seed: 7\n")
+    return [*DIGITS, f"hydra.run.dir={tmp / 'run'}"]
+
+
+def weird_config(tmp: Path, text: str) -> list[str]:
+    (tmp / "run").mkdir()
+    (tmp / "run" / "config.yaml").write_text(text)
+    return [f"resume={tmp / 'run'}"]
+
+
+def own_option(tmp: Path, text: str) -> list[str]:
+    (tmp / "conf" / "optimizer").mkdir(parents=True)
+    (tmp / "conf" / "optimizer" / "mine.yaml").write_text(text)
+    return ["--config-dir", str(tmp / "conf"), "optimizer=mine"]
+
+
+CASES: dict[str, tuple[Prepare, int, str]] = {
+    # arguments
+    "a multirun with one wrong point": (
+        lambda t: ["-m", "trainer.epochs=2,0"],
+        USER,
+        "trainer.epochs must be at least 1",
+    ),
+    "a multirun with a wrong group": (
+        lambda t: ["-m", "model=resnet18,resnet19"],
+        USER,
+        "model=resnet19 is not an option",
+    ),
+    "an interval for the grid": (lambda t: ["-m", "seed=0,1", "modle=a,b"], USER, "modle is not a key"),
+    "an unknown config name": (lambda t: ["--config-name", "nothing"], USER, "nothing"),
+    "an absent config dir": (lambda t: ["--config-dir", "nowhere"], USER, "nowhere"),
+    "a mistyped cfg": (lambda t: ["--cfg", "job", "trainer.epochz=1"], USER, "trainer.epochz is not a key"),
+    "own option, hostile": (
+        lambda t: own_option(t, "_target_: os.mkdir\npath: hacked\n"),
+        USER,
+        "optimizer._target_ must name",
+    ),
+    "own option, nested hostile": (
+        lambda t: own_option(t, "_target_: torch.optim.SGD\nlr: {_target_: os.mkdir, path: hacked}\n"),
+        USER,
+        "optimizer.lr._target_ must name",
+    ),
+    "own option, not YAML": (lambda t: own_option(t, "lr: [1\n"), USER, "mine"),
+    "own option, tabs": (lambda t: own_option(t, "\t_target_: x\n"), USER, "mine"),
+    # data
+    "no CIFAR": (lambda t: ["data.download=false", f"data.root={t / 'x'}"], USER, "data=digits"),
+    "no CIFAR-100": (
+        lambda t: ["data=cifar100", "data.download=false", f"data.root={t}"],
+        USER,
+        "cifar-100-python.tar.gz",
+    ),
+    "no such folder": (lambda t: ["data=folder", f"data.root={t / 'nowhere'}"], USER, "nowhere"),
+    "root is a file": (root_is_a_file, USER, "data.root"),
+    "no pictures": (no_pictures, USER, "picture"),
+    "a broken picture": (broken_picture, ENVIRONMENT, "train/a/3.png"),
+    "a truncated picture": (truncated_picture, ENVIRONMENT, "train/a/3.png"),
+    "an empty class": (empty_class, USER, "empty"),
+    "a class missing in test": (class_missing_in_test, USER, "b"),
+    "a class missing in train": (class_missing_in_train, USER, "b"),
+    "one class": (one_class, USER, "class"),
+    "too few pictures for a batch": (too_few_for_a_batch, USER, "trainer.batch_size"),
+    "val_size of all": (lambda t: [*DIGITS, "data.val_size=1437"], USER, "data.val_size must"),
+    "val_size above all": (lambda t: [*DIGITS, "data.val_size=5000"], USER, "data.val_size must"),
+    "no test set": (lambda t: [*DIGITS, "data.test_size=0"], USER, "data.test_size must be above 0"),
+    "batch above the data": (lambda t: [*DIGITS, "trainer.batch_size=9999"], USER, "trainer.batch_size"),
+    "accumulated batch above the data": (
+        lambda t: [*DIGITS, "trainer.accumulate=99"],
+        USER,
+        "trainer.accumulate",
+    ),
+    "a layer that is not there": (
+        lambda t: [*DIGITS, "analysis.layer=layer9"],
+        USER,
+        "analysis.layer must be a module",
+    ),
+    "a device that is not there": (
+        lambda t: [*DIGITS, "trainer.device=cuda:99"],
+        USER,
+        "trainer.device must be a device",
+    ),
+    # archives
+    "an empty archive": (lambda t: archive(t, b""), ENVIRONMENT, "cifar-10-python.tar.gz"),
+    "not an archive": (lambda t: archive(t, b"<html>404</html>"), ENVIRONMENT, "cifar-10-python.tar.gz"),
+    "a truncated archive": (
+        lambda t: archive(t, gzip.compress(os.urandom(999))[:500]),
+        ENVIRONMENT,
+        "cifar-10-python.tar.gz",
+    ),
+    "a hostile pickle": (hostile_pickle, ENVIRONMENT, "cifar-10-python.tar.gz"),
+    "a path traversal": (path_traversal, ENVIRONMENT, "cifar-10-python.tar.gz"),
+    "a part of a download": (
+        lambda t: archive(t, b"x" * 999, "cifar-10-python.tar.gz.part"),
+        USER,
+        "cifar-10-python.tar.gz",
+    ),
+    # folders and disks
+    "a run folder below a file": (
+        lambda t: [*DIGITS, f"hydra.run.dir={PROJECT / 'README.md'}/run"],
+        ENVIRONMENT,
+        "README.md",
+    ),
+    "a read-only run folder": (
+        lambda t: [*DIGITS, f"hydra.run.dir={read_only(t)}/run"],
+        ENVIRONMENT,
+        "mounted",
+    ),
+    "a full disk": (lambda t: [*DIGITS, f"hydra.run.dir={full_disk(t)}/run"], ENVIRONMENT, "mounted"),
+    "a read-only cache": (
+        lambda t: ["data=folder", f"data.root={pictures(t / 'p')}", f"data.cache={read_only(t)}"],
+        ENVIRONMENT,
+        "data.cache",
+    ),
+    "a full cache": (
+        lambda t: ["data=folder", f"data.root={pictures(t / 'p')}", f"data.cache={full_disk(t)}"],
+        ENVIRONMENT,
+        "data.cache",
+    ),
+    "another run's folder": (run_folder_of_another, USER, "hydra.run.dir"),
+    "resume of nothing": (lambda t: [f"resume={t / 'nowhere'}"], USER, "is not a run folder"),
+    "resume of a foreign config": (lambda t: weird_config(t, "a: 1\n"), USER, "a"),
+    "resume of a torn config": (lambda t: weird_config(t, "seed: ["), USER, "config"),
+    "resume of an empty config": (lambda t: weird_config(t, ""), USER, "must be given"),
+    # tracking
+    "a tracker that must be there": (
+        lambda t: [*DIGITS, "tracking=mlflow", "tracking.required=true", "tracking.uri=http://127.0.0.1:9"],
+        ENVIRONMENT,
+        "tracking.required",
+    ),
+    "a tracking folder": (
+        lambda t: [*DIGITS, "tracking=mlflow", "tracking.uri=./mlruns"],
+        USER,
+        "tracking.uri must start",
+    ),
+}
+CASES |= {f"option {words}": (lambda t, words=words: [words], USER, "") for words in WRONG}
+
+
+def test_there_are_enough():
+    assert len(CASES) >= 60
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_line_and_the_right_exit_code(case: str, tmp_path: Path):
+    prepare, expected, word = CASES[case]
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    try:
+        code, out, err = call_main(prepare(tmp_path), folder)
+        # Beside the error, only the run's ordinary lines and warnings may stand.
+        errors = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert (code, len(errors)) == (expected, 1), err
+        assert err.splitlines()[-1] == errors[0]
+        assert word in errors[0]
+        assert "Traceback" not in err
+        assert out == ""
+        assert not any(path.is_file() for path in folder.rglob("*"))
+        assert not (tmp_path / "hacked").exists()
+        assert not (folder / "hacked").exists()
+    finally:
+        if (tmp_path / "mounted").is_mount():
+            subprocess.run(["umount", tmp_path / "mounted"], check=True)
