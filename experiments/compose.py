@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 from experiments import schema
+from experiments.spool import flatten
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SETTINGS = ("data", "trainer", "analysis", "sweep")  # groups that are a dataclass each
@@ -89,6 +90,15 @@ def settings(cfg: DictConfig) -> dict[str, Any]:
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """Return the run's own configuration, resolved, as plain containers."""
     return OmegaConf.to_container(_ours(cfg), resolve=True)
+
+
+def differences(cfg: DictConfig) -> dict[str, list[str]]:
+    """Return what ``cfg`` sets otherwise than the default run: dotted key -> [default, value]."""
+    default, ours = flatten(plain(_compose(CONF, "config", []))), flatten(plain(cfg))
+    keys = [*ours, *(key for key in default if key not in ours)]
+    return {
+        key: [default.get(key, "-"), ours.get(key, "-")] for key in keys if default.get(key) != ours.get(key)
+    }
 
 
 def unknown(name: str, choices: Iterable[str], what: str) -> str:

@@ -37,15 +37,22 @@ def epoch_line(epoch: "EpochResult", epochs: int) -> str:
     return f"epoch {epoch.epoch:>{len(str(epochs))}}/{epochs}  {losses}  lr {epoch.lr:.3g}  {pace}"
 
 
-def closing(folder: RunFolder, result: dict[str, Any], data: "Data", uri: str | None) -> list[str]:
-    """Return the last lines: the figures, where things lie and how to look at them."""
-    metrics, seconds, lines = result["metrics"], result["seconds"], [""]
+def figures(result: dict[str, Any], data: "Data") -> list[tuple[str, str]]:
+    """Return the run's accuracies as (name, text)."""
+    metrics, pairs = result["metrics"], []
     if "test/acc" in metrics:
         share = f"{round(metrics['test/acc'] * len(data.test)):,} of {len(data.test):,}"
         fair = "" if len(data.val) else ", evaluated each epoch"
-        lines.append(f"test accuracy  {metrics['test/acc']:.2%}  ({share} pictures{fair})")
+        pairs.append(("test accuracy", f"{metrics['test/acc']:.2%}  ({share} pictures{fair})"))
     if "val/acc_best" in metrics:
-        lines.append(f"val accuracy   {metrics['val/acc_best']:.2%}  (best of {result['epochs']} epochs)")
+        pairs.append(("val accuracy", f"{metrics['val/acc_best']:.2%}  (best of {result['epochs']} epochs)"))
+    return pairs
+
+
+def closing(folder: RunFolder, result: dict[str, Any], data: "Data", uri: str | None) -> list[str]:
+    """Return the last lines: the figures, where things lie and how to look at them."""
+    seconds = result["seconds"]
+    lines = ["", *(f"{name:<13}  {value}" for name, value in figures(result, data))]
     shares = [f"{seconds[part]:.1f} s {part}" for part in ("train", "analysis") if part in seconds]
     lines.append(f"time           {', '.join(shares)}, {seconds['total']:.1f} s in all")
     lines.append(f"run folder     {folder.path}")
@@ -54,3 +61,9 @@ def closing(folder: RunFolder, result: dict[str, Any], data: "Data", uri: str | 
     if uri:
         lines.append(f"MLflow UI      {ui_hint(uri)}")
     return lines
+
+
+def note(folder: RunFolder, result: dict[str, Any], data: "Data", command: str) -> str:
+    """Return the run's description for the tracker, as Markdown."""
+    told = "\n".join(f"* {name}: **{value}**" for name, value in figures(result, data))
+    return f"{told}\n\n    {command}\n\nRun folder `{folder.path}`; start with `analysis/report.html`.\n"

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -26,7 +27,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 def environment() -> dict[str, Any]:
     """Return versions, machine, command and the project's git commit (null outside a checkout)."""
     return {
-        "command": [Path(sys.executable).name, *sys.orig_argv[1:]],
+        "command_line": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
         "folder": str(Path.cwd()),
         "host": platform.node(),
         "pid": os.getpid(),

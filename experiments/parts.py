@@ -65,9 +65,10 @@ def cam_module(cfg: DictConfig, model: nn.Module, image_size: int) -> nn.Module:
     return cams.cam_module(model, cfg.analysis.layer or cfg.model.get("cam_layer", ""), image_size)
 
 
-def tracker(cfg: DictConfig, out_dir: Path, name: str, protocol: str) -> Any:
+def tracker(cfg: DictConfig, out_dir: Path, name: str, protocol: str, commit: str = "") -> Any:
     """Return the tracker of the run in ``out_dir``, not yet entered."""
     tags = {"protocol": protocol, "seed": str(cfg.seed), "run_folder": str(out_dir)}
+    tags |= {"mlflow.source.git.commit": commit} if commit else {}
     return _call("tracking", cfg.tracking, out_dir=out_dir, run_name=name, tags=tags)
 
 

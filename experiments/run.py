@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments import console
 from experiments.cli import GuardStop, UserError, exit_codes, one_line, signals, user_mistakes
-from experiments.compose import CONF, compose, compose_saved, explain, plain, settings
+from experiments.compose import CONF, compose, compose_saved, differences, explain, plain, settings
 from experiments.run_folder import DONE, RunFolder, past
 
 if TYPE_CHECKING:
@@ -96,7 +96,8 @@ def _run(cfg: DictConfig, folder: RunFolder, result: dict[str, Any], name: str) 
     _describe(job)
     job.watch.check_start(job.state, job.augment)
 
-    with parts.tracker(cfg, folder.path, name, result["protocol"]) as tracker:
+    commit = (_environment(job)["git"] or {}).get("commit", "")
+    with parts.tracker(cfg, folder.path, name, result["protocol"], commit) as tracker:
         tracker.log_params(plain(cfg))
         tracker.log_dataset(job.data.source, job.data.fingerprint, str(cfg.data.root), "training")
         with signals.deferred(), _last_epoch_kept(job.checkpoints):
@@ -268,7 +269,7 @@ def _explain(job: Job, logits: "dict[str, torch.Tensor]", tracker: Any, result: 
     """Write the analysis folder and hand the run's files to the tracker; a failure in it is a warning."""
     began = time.perf_counter()
     try:
-        _analyse(job, logits)
+        _analyse(job, logits, result)
     except Exception as error:  # the training is done and good, whatever its pictures do
         log.warning("the analysis failed: %s", one_line(error), exc_info=True)
         result["analysis_error"] = one_line(error)
@@ -278,10 +279,11 @@ def _explain(job: Job, logits: "dict[str, torch.Tensor]", tracker: Any, result: 
     for path in (job.folder.analysis, *(job.folder.path / name for name in RECORDS)):
         if path.exists():
             tracker.log_artifacts(path)
+    tracker.set_note(console.note(job.folder, result, job.data, _environment(job)["command_line"]))
     result["seconds"]["analysis"] = time.perf_counter() - began
 
 
-def _analyse(job: Job, logits: "dict[str, torch.Tensor]") -> None:
+def _analyse(job: Job, logits: "dict[str, torch.Tensor]", result: dict[str, Any]) -> None:
     import torch
 
     from cifar_core.analysis.analyse import analyse
@@ -300,7 +302,27 @@ def _analyse(job: Job, logits: "dict[str, torch.Tensor]") -> None:
             augment=job.augment,
             history=job.history,
             out_dir=job.folder.analysis,
+            val_logits=logits["val"].cpu() if "val" in logits else None,
+            facts=_facts(job, result),
         )
+
+
+def _environment(job: Job) -> dict[str, Any]:
+    return json.loads((job.folder.path / "environment.json").read_text())
+
+
+def _facts(job: Job, result: dict[str, Any]) -> dict[str, Any]:
+    """Return what the report tells of the run beside its figures."""
+    environment = _environment(job)
+    return {
+        "name": job.folder.path.name,
+        "command": environment["command_line"],
+        "environment": environment,
+        "config": plain(job.cfg),
+        "differences": differences(job.cfg),
+        "seconds": result["seconds"],
+        "protocol": result["protocol"],
+    }
 
 
 @contextmanager

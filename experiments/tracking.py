@@ -723,3 +723,33 @@ def tagged_runs_page(url: str, tag: str, value: str) -> str:
     """Return the page that shows all runs with a tag, in the experiment of the run at ``url``."""
     search = quote(f"tags.`{tag}` = '{value}'", safe="")
     return f"{url.partition('/runs/')[0]}/runs?searchFilter={search}&workflowType=machine_learning"
+
+
+def tracked_folders(uri: str | None, experiment: str | None, wanted: str) -> list[Path]:
+    """Return the run folders of the runs in a store that MLflow's search finds by the filter ``wanted``.
+
+    ``experiment`` None searches all. Raises FileNotFoundError for an sqlite store that is not there, ValueError
+    for an unknown experiment and a filter that MLflow does not understand, ConnectionError for a silent store.
+    """
+    uri = tracking_uri(uri)
+    if uri.startswith("sqlite") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise FileNotFoundError(f"there is no MLflow store {uri}")
+    folders: list[Path] = []
+    try:
+        client = open_store(uri)
+        ids = {each.name: each.experiment_id for each in client.search_experiments()}
+        if experiment is not None and experiment not in ids:
+            raise ValueError(f"--experiment must be one of {', '.join(ids)}, got {experiment!r}")
+        chosen, token = list(ids.values()) if experiment is None else [ids[experiment]], None
+        while token != "":
+            page = client.search_runs(chosen, wanted, page_token=token)
+            tags = (run.data.tags for run in page)
+            folders += [Path(some["run_folder"]) for some in tags if "run_folder" in some]
+            token = page.token or ""
+    except Exception as error:
+        if isinstance(error, ValueError):
+            raise
+        if _is_refusal(error):
+            raise ValueError(f"--filter: {one_line(error)}") from error
+        raise ConnectionError(f"{public_uri(uri)} cannot be searched: {one_line(error)}") from error
+    return folders

@@ -40,9 +40,12 @@ def result(folder: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def finished(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
-    """One whole run, started from a folder that is not the project's."""
+    """One whole run, started from a folder that is not the project's and holds an old MLflow file store."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    done = cli(*SMALL, "aug=cutout", "tracking.uri=sqlite:///" + str(elsewhere / "mlflow.db"), cwd=elsewhere)
+    (elsewhere / "mlruns" / "0").mkdir(parents=True)
+    (elsewhere / "mlruns" / "0" / "meta.yaml").write_text("name: Default\n")
+    uri = "tracking.uri=sqlite:///" + str(elsewhere / "mlflow.db")
+    done = cli(*SMALL, "aug=cutout", uri, "hydra.job.chdir=true", cwd=elsewhere)
     assert done.returncode == 0, done.stderr
     (folder,) = elsewhere.glob("runs/*/*")
     return folder, done
@@ -146,6 +149,9 @@ def test_mlflow_has_the_same_run(finished):
     assert [digest for (digest,) in database.execute("SELECT digest FROM datasets")] == [
         json.loads((folder / "environment.json").read_text())["data"]
     ]
+    tags = dict(database.execute("SELECT key, value FROM tags"))
+    assert f"test accuracy: **{test_acc:.2%}" in tags["mlflow.note.content"]
+    assert (tags["protocol"], tags["run_folder"], tags["status"]) == ("validation", str(folder), "finished")
     store = Path(artifacts.removeprefix("file://"))
     uploaded = (store / "analysis" / "contact_sheet.png").read_bytes()
     assert uploaded == (folder / "analysis" / "contact_sheet.png").read_bytes()

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from cifar_core.analysis import sheets, tables
 from cifar_core.analysis.calibration import fit_temperature, reliabilities
 from cifar_core.analysis.cams import Cams, cam_module, cams, evidence
+from cifar_core.analysis.content import Augmented, Content
 from cifar_core.analysis.label_quality import LabelIssues, label_issues, label_quality
 from cifar_core.analysis.lettering import printable_names
-from cifar_core.analysis.metrics import confusion_matrix, metrics, temperature_scores
+from cifar_core.analysis.metrics import metrics, temperature_scores
 from cifar_core.analysis.predictions import Predictions, predictions
-from cifar_core.analysis.report import Content, write_report
-from cifar_core.analysis.sheets import METHODS, Gallery
+from cifar_core.analysis.report import write_report
+from cifar_core.analysis.sheets import Gallery
 from cifar_core.data import Data, Split
 from cifar_core.settings import AnalysisSettings
 from cifar_core.summary import summarize
@@ -54,7 +55,6 @@ def analyse(
     """
     if settings.level == "none":
         return {}
-    facts = facts or {}
     lap = _stopwatch()
     part: Split = getattr(data, split).to("cpu")
     found = predictions(part.labels, logits)
@@ -66,36 +66,18 @@ def analyse(
     tables.write_predictions(out_dir / "predictions.npz", found, part, data.classes)
     tables.write_errors(out_dir / "misclassified.csv", found, quality, issues, part, data.classes)
     tables.write_label_issues(out_dir / "label_issues.csv", found, quality, issues, part, data.classes)
-    summary["seconds"] = {"numbers": lap()}
+    seconds = summary["seconds"] = {"numbers": lap()}
     (out_dir / "model.txt").write_text(summarize(model, data.image_size) + "\n", encoding="utf-8")
-    summary["seconds"]["model"] = lap()
+    seconds["model"] = lap()
 
-    error_rows = shown_errors(found, REPORTED * settings.sheet_size, settings.sheet_size)
-    rows = torch.cat([error_rows, found.unsure_hits()[: settings.sheet_size]])
-    maps = cams(model, layer, data, part, found, rows, method=settings.method)
-    errors, hits = maps[: len(error_rows)], maps[len(error_rows) :]
+    rows = shown_errors(found, REPORTED * settings.sheet_size, settings.sheet_size)
+    unsure = found.unsure_hits()[: settings.sheet_size]
+    maps = cams(model, layer, data, part, found, torch.cat([rows, unsure]), method=settings.method)
     name = next(name for name, module in model.named_modules() if module is layer)
     summary["cam"] = {"layer": name, "method": settings.method, "grid": list(maps.grids.shape[2:])}
     summary["checks"]["predictions_repeated"] = maps.agree.double().mean().item()
     tables.write_cams(out_dir / "cams.npz", found, maps, part, layer=name, method=settings.method)
-    summary["seconds"]["maps"] = lap()
-
-    names, headline = printable_names(data.classes), _headline(summary)
-    kind = METHODS[settings.method]
-    originals, draws, labels = _augmented(data, augment)
-    pictures = {
-        "contact_sheet": sheets.error_sheet(
-            found, _gallery(part, errors[: settings.sheet_size]), names, headline, kind
-        ),
-        "correct_sheet": sheets.hit_sheet(found, _gallery(part, hits), names, headline, kind),
-        "augmentations": sheets.augmentation_sheet(originals, draws, labels, names),
-    }
-    for stem, sheet in pictures.items():
-        sheet.save(out_dir / f"{stem}.png", compress_level=PNG_LEVEL)
-    summary["seconds"]["sheets"] = lap()
-    if settings.level == "full":
-        _plots(found, names, summary, history, out_dir)
-        summary["seconds"]["plots"] = lap()
+    seconds["maps"] = lap()
 
     content = Content(
         found=found,
@@ -104,17 +86,19 @@ def analyse(
         summary=summary,
         quality=quality,
         issues=issues,
-        errors=errors,
-        hits=hits,
-        originals=originals,
-        draws=draws,
-        draw_labels=labels,
+        errors=maps[: len(rows)],
+        hits=maps[len(rows) :],
+        sheet_size=settings.sheet_size,
+        augmented=_augmented(data, augment),
         history=history,
-        facts=facts,
+        facts=facts or {},
     )
-    write_report(out_dir / "report.html", content)
-    summary["seconds"]["report"] = lap()
-    summary["seconds"]["total"] = round(sum(summary["seconds"].values()), 3)
+    writers = {"sheets": _write_sheets, "plots": _write_plots, "report": write_report}
+    for name, write in writers.items():
+        if name != "plots" or settings.level == "full":
+            write(out_dir, content)
+            seconds[name] = lap()
+    seconds["total"] = round(sum(seconds.values()), 3)
     tables.write_metrics(out_dir / "metrics.json", summary)
     return summary
 
@@ -170,9 +154,28 @@ def _issue_counts(issues: LabelIssues) -> dict[str, Any]:
     }
 
 
-def _headline(summary: dict[str, Any]) -> str:
-    loss = "not finite" if summary["nll"] is None else f"{summary['nll']:.4f}"
-    return f"{summary['split']}: {summary['acc']:.2%} of {summary['pictures']:,} pictures right, loss {loss}"
+def _augmented(data: Data, augment: Augment) -> Augmented:
+    labels = data.train.labels.cpu()
+    firsts = [int((labels == label).nonzero()[0]) for label in labels.unique()[:AUGMENTED]]
+    rows = torch.tensor((firsts + [row for row in range(len(labels)) if row not in firsts])[:AUGMENTED])
+    images = data.train.images[rows.to(data.train.images.device)]
+    generator = torch.Generator(device=images.device).manual_seed(0)
+    draws = augment(images.repeat_interleave(DRAWS, 0), generator=generator).cpu()
+    return Augmented(images.cpu(), draws.unflatten(0, (-1, DRAWS)), labels[rows])
+
+
+def _write_sheets(out_dir: Path, content: Content) -> None:
+    names, headline = printable_names(content.classes), content.headline
+    method = sheets.METHODS[content.summary["cam"]["method"]]
+    errors = _gallery(content.part, content.errors[: content.sheet_size])
+    hits = _gallery(content.part, content.hits)
+    drawn = {
+        "contact_sheet": sheets.error_sheet(content.found, errors, names, headline, method),
+        "correct_sheet": sheets.hit_sheet(content.found, hits, names, headline, method),
+        "augmentations": sheets.augmentation_sheet(content.augmented, names),
+    }
+    for name, sheet in drawn.items():
+        sheet.save(out_dir / f"{name}.png", compress_level=PNG_LEVEL)
 
 
 def _gallery(part: Split, maps: Cams) -> Gallery:
@@ -180,34 +183,16 @@ def _gallery(part: Split, maps: Cams) -> Gallery:
     return Gallery(maps.rows, images, part.index[maps.rows], evidence(maps.grids[:2], images.shape[-2:]))
 
 
-def _augmented(data: Data, augment: Augment) -> tuple[Tensor, Tensor, Tensor]:
-    """Return training pictures (M, 3, H, W), draws of them (M, DRAWS, 3, H', W') and their labels (M,)."""
-    labels = data.train.labels.cpu()
-    firsts = [int((labels == label).nonzero()[0]) for label in labels.unique()[:AUGMENTED]]
-    rows = torch.tensor((firsts + [row for row in range(len(labels)) if row not in firsts])[:AUGMENTED])
-    images = data.train.images[rows.to(data.train.images.device)]
-    generator = torch.Generator(device=images.device).manual_seed(0)
-    draws = augment(images.repeat_interleave(DRAWS, 0), generator=generator).cpu()
-    return images.cpu(), draws.unflatten(0, (-1, DRAWS)), labels[rows]
-
-
-def _plots(
-    found: Predictions,
-    names: list[str],
-    summary: dict[str, Any],
-    history: list[dict[str, float]],
-    out_dir: Path,
-) -> None:
+def _write_plots(out_dir: Path, content: Content) -> None:
     from cifar_core.analysis import plots  # imports matplotlib, which the light level does without
 
-    counts = confusion_matrix(found.labels, found.preds, len(names)).numpy()
+    names, title, summary = printable_names(content.classes), content.headline, content.summary
+    temperature = summary["temperature_scaling"]["temperature"]
     figures = {
-        "confusion_matrix": plots.confusion_plot(counts, names, _headline(summary)),
-        "per_class": plots.class_plot(summary["per_class"], names, summary["acc"], _headline(summary)),
-        "reliability": plots.reliability_plot(
-            *reliabilities(found, summary["temperature_scaling"]["temperature"]), _headline(summary)
-        ),
-        "curves": plots.curves_plot(history),
+        "confusion_matrix": plots.confusion_plot(content.counts, names, title),
+        "per_class": plots.class_plot(summary["per_class"], names, summary["acc"], title),
+        "reliability": plots.reliability_plot(*reliabilities(content.found, temperature), title),
+        "curves": plots.curves_plot(content.history),
     }
     for name, figure in figures.items():
         figure.savefig(out_dir / f"{name}.png", bbox_inches="tight")

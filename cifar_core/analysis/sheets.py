@@ -7,6 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from cifar_core.analysis.cards import FAINT, INK, PREDICTED, RULE, TRUE, Card, Tile, draw_sheet, enlarge
+from cifar_core.analysis.content import Augmented
 from cifar_core.analysis.heat import overlay
 from cifar_core.analysis.predictions import Predictions
 
@@ -60,11 +61,11 @@ def hit_sheet(
     )
 
 
-def augmentation_sheet(images: Tensor, draws: Tensor, labels: Tensor, names: Sequence[str]) -> Image.Image:
-    """Draw each picture, uint8 (M, 3, H, W), before its augmented draws, uint8 (M, D, 3, H', W')."""
+def augmentation_sheet(augmented: Augmented, names: Sequence[str]) -> Image.Image:
+    """Draw each picture before its augmented draws."""
     cards = []
-    for image, drawn, label in zip(images, draws, labels.tolist(), strict=True):
-        tiles = [Tile(enlarge(image), TRUE)] + [Tile(enlarge(draw)) for draw in drawn]
+    for image, draws, label in zip(augmented.images, augmented.draws, augmented.labels.tolist(), strict=True):
+        tiles = [Tile(enlarge(image), TRUE)] + [Tile(enlarge(draw)) for draw in draws]
         cards.append(Card(tiles, [(names[label], INK)]))
     return draw_sheet(
         "Training pictures as the model sees them",

@@ -256,11 +256,6 @@ class Controller:
 
     def _settle(self, trial: Trial) -> None:
         """Enter how a trial ended."""
-        if (
-            not trial.done and trial.runs()
-        ):  # another process has its folder: it was started by hand, or is older
-            self._backend.adopt(trial)
-            return
         cause = self._backend.cause(trial)
         del self._running[trial.number]
         self._reported.pop(trial.number, None)
@@ -268,7 +263,7 @@ class Controller:
             self._ledger.tell(trial.number, trial.status, trial.value)
             self._screen.ended(trial, trial.status)
         elif self._signals:
-            self._screen.say(f"stopped   {trial.label}")
+            self._screen.say(f"let go    {trial.label}")
         else:
             self._fail(trial, cause)
 

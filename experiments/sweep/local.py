@@ -86,6 +86,9 @@ class Local:
         """Tell whether a started trial's process is gone; its slot is free then."""
         process = self._processes.get(trial.number)
         gone = process.exitcode is not None if process else not trial.runs()
+        if gone and process and not trial.done and trial.runs():  # another's: ours came too late
+            del self._processes[trial.number]
+            return False
         if gone:
             self._running.pop(trial.number, None)
         return gone

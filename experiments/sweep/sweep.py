@@ -14,7 +14,7 @@ from cifar_core.settings import SweepSettings
 from experiments.cli import user_mistakes
 from experiments.compose import settings
 from experiments.sweep.checks import check_space
-from experiments.sweep.controller import Controller
+from experiments.sweep.controller import Backend, Controller
 from experiments.sweep.ending import Record, refit, test
 from experiments.sweep.home import Home, sweep_name
 from experiments.sweep.jobs import gpu_count
@@ -42,7 +42,13 @@ def sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, *, co
         tracked = cfg.tracking.get("_target_") == "experiments.tracking.MlflowTracker"
         server = Server(tracked=tracked)
         server.call(check_space, space, **files)
-        slots = _slots(server, options, space, cfg)
+        backend: Backend
+        if options.backend == "slurm":
+            from experiments.sweep.slurm import Slurm
+
+            backend = Slurm(options, files, home.path / "slurm")
+        else:
+            backend = Local(server, _slots(server, options, space, cfg), files)
         home.open(identity)
     with home:
         print(f"sweep folder  {home.path}", file=sys.stderr)
@@ -51,7 +57,6 @@ def sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, *, co
         )
         tags = record.open()
         extra = [f"sweep.name={name}", *(["trainer.test=false"] if options.test in ("best", "none") else [])]
-        backend = Local(server, slots, files)
         ledger = Ledger(home.ledger, options, epochs=cfg.trainer.epochs)
         controller = Controller(space, options, home, ledger, backend, extra=extra, tags=tags)
         try:
@@ -106,6 +111,8 @@ def _laws(options: SweepSettings, space: Space, cfg: DictConfig) -> None:
             raise ValueError(
                 "data.val_size must be above 0 for sweep.refit and sweep.test=best: nothing is best without"
             )
+    if options.backend == "slurm" and options.timeout:
+        raise ValueError("sweep.timeout is for sweep.backend=local; a Slurm job has sweep.slurm.minutes")
     if cfg.trainer.keep == "none" and options.test == "best":
         raise ValueError(
             "trainer.keep must be best or all for sweep.test=best, which needs the winner's weights"

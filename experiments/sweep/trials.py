@@ -29,6 +29,7 @@ class Trial:
     attempts: int = 0
     gpu: str | None = None  # where it runs, or ran last
     started: float = 0.0  # seconds since 1970, of the last attempt
+    job: str = ""  # of Slurm
 
     @classmethod
     def read(cls, path: Path) -> "Trial":

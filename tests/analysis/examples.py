@@ -73,7 +73,7 @@ def run(data: Data, logits: Tensor, out_dir: Path, *, level: str = "light", **ch
         "split": "test",
         "layer": "",
         "method": "gradcam",
-        "sheet_size": 25,
+        "sheet_size": 6,
         "history": HISTORY,
         "augment": flip,
         "val_logits": None,

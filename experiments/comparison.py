@@ -1,0 +1,294 @@
+"""Several runs side by side: read from their folders and grouped by configuration apart from the seed."""
+
+import hashlib
+import math
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from cifar_core.compare import McNemar, Spread, holm, mcnemar, recalls, spread
+from experiments import saved
+from experiments.run_folder import HARMLESS, past
+
+VALIDATION, TEST_EACH_EPOCH = "validation", "test_each_epoch"
+APART = ("seed", "trainer.test")  # keys in which the runs of one configuration may differ
+UNTOLD = (
+    "seed=",
+    "trainer.test=",
+    "hydra.",
+    "analysis=",
+    "tracking=",
+    *HARMLESS,
+)  # words that make no configuration
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a run predicted for the N pictures it was analysed on."""
+
+    stamp: tuple[str, ...]  # equal for the same pictures in the same order
+    labels: np.ndarray  # int (N,)
+    preds: np.ndarray  # int (N,)
+    index: np.ndarray  # int (N,), position in the source's own list
+    names: Sequence[str] | None
+    classes: tuple[str, ...]
+
+    @property
+    def hits(self) -> np.ndarray:
+        """Whether each picture is right, bool (N,)."""
+        return self.preds == self.labels
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, as its folder tells it."""
+
+    folder: Path
+    status: str  # finished, pruned, failed, killed, unfinished, damaged
+    error: str = ""
+    seed: str = ""
+    protocol: str = ""
+    config: dict[str, str] = field(default_factory=dict)  # flat, without the seed and what changes no figure
+    words: tuple[str, ...] = ()  # what was asked for on the command line, the seed apart
+    metrics: dict[str, float] = field(default_factory=dict)
+    history: list[saved.Row] = field(default_factory=list)
+    device: str = ""
+    pictures: Pictures | None = None
+
+    @property
+    def data(self) -> str:
+        """The fingerprint of the data; empty where the run did not come that far."""
+        return self.config.get("data.fingerprint", "")
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all epochs."""
+        return sum(row["seconds"] for row in self.history)
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Pictures a second in training, the median of the epochs: the first one warms up."""
+        return statistics.median(row["images_per_second"] for row in self.history) if self.history else None
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Finished runs that differ by their seed alone."""
+
+    letter: str
+    label: str
+    runs: list[Run]
+
+    def spread(self, metric: str) -> Spread:
+        """Return mean and spread of a metric over the runs that have it."""
+        return spread([run.metrics[metric] for run in self.runs if metric in run.metrics])
+
+    @property
+    def rank(self) -> float:
+        """Mean validation accuracy; minus infinity where no run has one."""
+        mean = self.spread("val/acc_best").mean
+        return -math.inf if math.isnan(mean) else mean
+
+    def curve(self, metric: str) -> list[tuple[float, float]]:
+        """Return (epoch, mean over the runs) of a column of metrics.csv."""
+        values: dict[float, list[float]] = {}
+        for run in self.runs:
+            for row in run.history:
+                if metric in row:
+                    values.setdefault(row["epoch"], []).append(row[metric])
+        return [(epoch, statistics.fmean(some)) for epoch, some in sorted(values.items())]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two runs of different configurations on the same pictures."""
+
+    a: tuple[Configuration, Run]
+    b: tuple[Configuration, Run]
+    test: McNemar
+    p_holm: float  # among all pairs of the comparison
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs in groups; all else follows from them."""
+
+    ranked: list[Configuration]  # the best mean validation accuracy first
+    apart: list[Configuration]  # evaluated on test each epoch, so never ranked; in the order of their words
+    others: list[Run]  # not finished
+
+    @property
+    def configurations(self) -> list[Configuration]:
+        """The ranked ones, then those apart."""
+        return self.ranked + self.apart
+
+    @cached_property
+    def paired(self) -> list[tuple[Configuration, Run]]:
+        """The runs on the set of pictures that most runs were analysed on."""
+        runs = [(c, run) for c in self.configurations for run in c.runs if run.pictures is not None]
+        stamps = Counter(run.pictures.stamp for _, run in runs if run.pictures)
+        most = stamps.most_common(1)[0][0] if stamps else None
+        return [(c, run) for c, run in runs if run.pictures and run.pictures.stamp == most]
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """All pairs of `paired` runs of different configurations, the clearest difference first."""
+        chosen = [(a, b) for a, b in combinations(self.paired, 2) if a[0] is not b[0]]
+        tests = [mcnemar(a[1].pictures.hits, b[1].pictures.hits) for a, b in chosen]  # type: ignore[union-attr]
+        adjusted = holm([test.p for test in tests])
+        pairs = [Pair(a, b, test, p) for (a, b), test, p in zip(chosen, tests, adjusted, strict=True)]
+        return sorted(pairs, key=lambda pair: pair.test.p)
+
+    def class_recalls(self) -> dict[str, np.ndarray]:
+        """Return mean recall (K,) by configuration's letter, of the `paired` runs."""
+        found: dict[str, list[np.ndarray]] = {}
+        for c, run in self.paired:
+            some = run.pictures
+            found.setdefault(c.letter, []).append(recalls(some.labels, some.preds, len(some.classes)))  # type: ignore[union-attr]
+        return {letter: np.mean(rows, axis=0) for letter, rows in found.items()}
+
+    def differences(self) -> dict[str, list[str]]:
+        """Return the configuration keys that are not the same in all configurations, with their values."""
+        configs = [c.runs[0].config for c in self.configurations]
+        keys = dict.fromkeys(key for config in configs for key in config)
+        values = {key: [config.get(key, "") for config in configs] for key in keys}
+        return {key: some for key, some in values.items() if len(set(some)) > 1}
+
+
+def read(folder: Path) -> Run:
+    """Return the run in ``folder``; one that cannot be read has the status `damaged` and says why."""
+    try:
+        return _read(folder)
+    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        return Run(folder, "damaged", f"{type(error).__name__}: {error}")
+
+
+def _read(folder: Path) -> Run:
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    words = folder / "overrides.yaml"
+    asked = yaml.safe_load(words.read_text()) if words.exists() else []
+    result, facts = saved.read_json(folder / "result.json"), saved.read_json(folder / "environment.json")
+    status, metrics = result.get("status", "unfinished"), result.get("metrics", {})
+    flat = {key: value for key, value in past(config).items() if key not in APART}
+    protocol = VALIDATION if config["data"]["val_size"] else TEST_EACH_EPOCH
+    return Run(
+        folder=folder,
+        status=status,
+        error=result.get("error", ""),
+        seed=str(config["seed"]),
+        protocol=result.get("protocol", protocol),
+        config=flat | {"data.fingerprint": facts.get("data", "")},
+        words=tuple(word for word in asked if not word.startswith(UNTOLD)),
+        metrics={key: value for key, value in metrics.items() if isinstance(value, int | float)},
+        history=saved.history(folder),
+        device=facts.get("device", ""),
+        pictures=_pictures(folder, facts.get("data", "")) if status == "finished" else None,
+    )
+
+
+def _pictures(folder: Path, data: str) -> Pictures | None:
+    found = saved.predictions(folder)
+    if found is None:
+        return None
+    split = str(saved.read_json(folder / "analysis" / "metrics.json").get("split", "test"))
+    classes = tuple(map(str, found["classes"]))
+    order = hashlib.sha256(found["index"].tobytes() + found["labels"].tobytes()).hexdigest()
+    return Pictures(
+        stamp=(data, split, order, *classes),
+        labels=found["labels"],
+        preds=found["logits"].argmax(1),
+        index=found["index"],
+        names=[str(name) for name in found["names"]] if "names" in found else None,
+        classes=classes,
+    )
+
+
+def compare(runs: Iterable[Run]) -> Comparison:
+    """Group finished runs by configuration and order the groups, by validation accuracy alone."""
+    groups: dict[tuple, list[Run]] = {}
+    others = []
+    for run in runs:
+        if run.status == "finished":
+            groups.setdefault((run.protocol, *sorted(run.config.items())), []).append(run)
+        else:
+            others.append(run)
+    shared = set.intersection(*(set(group[0].words) for group in groups.values())) if groups else set()
+    labelled = [(_label(group[0], shared if len(groups) > 1 else set()), group) for group in groups.values()]
+    fair = [pair for pair in labelled if pair[1][0].protocol == VALIDATION]
+    fair.sort(key=lambda pair: -Configuration("", *pair).rank)
+    apart = sorted((pair for pair in labelled if pair[1][0].protocol != VALIDATION), key=lambda pair: pair[0])
+    lettered = [Configuration(_letter(n), *pair) for n, pair in enumerate(fair + apart)]
+    return Comparison(lettered[: len(fair)], lettered[len(fair) :], others)
+
+
+def _label(run: Run, shared: set[str]) -> str:
+    """Return the words a run was started with, those left out that all configurations share."""
+    return " ".join(word for word in run.words if word not in shared) or "defaults"
+
+
+def _letter(number: int) -> str:
+    """Count as spreadsheets do: A to Z, AA, AB, ..."""
+    first, last = divmod(number, 26)
+    return (_letter(first - 1) if first else "") + chr(ord("A") + last)
+
+
+def warnings(comparison: Comparison) -> list[str]:
+    """Return what keeps these runs from being compared without a second thought, one sentence each."""
+    found = comparison.configurations
+    runs = [(c, run) for c in found for run in c.runs]
+    lines = [
+        _if_several("The runs used different data (fingerprints)", runs, lambda run: run.data or "unknown"),
+        _if_several("The runs follow different protocols", runs, lambda run: run.protocol),
+        _if_several(
+            "Validation accuracies are not of the same pictures",
+            [(c, run) for c in comparison.ranked for run in c.runs],
+            lambda run: " ".join(
+                f"{key}={run.config.get(key, '')}" for key in ("data.val_size", "data.split_seed")
+            ),
+        ),
+        _if_several("Times cannot be compared, for the devices differ", runs, lambda run: run.device),
+        _other_pictures(comparison, runs),
+    ]
+    for c in found:
+        seeds = Counter(run.seed for run in c.runs)
+        lines += [
+            f"{c.letter} has {count} runs with seed {seed}, not independent, so its spread is too small."
+            for seed, count in seeds.items()
+            if count > 1
+        ]
+    if comparison.apart:
+        letters = ", ".join(c.letter for c in comparison.apart)
+        lines.append(
+            f"{letters}: the test pictures were evaluated each epoch (data.val_size=0), so these figures are "
+            "listed apart and never ranked."
+        )
+    return [line for line in lines if line]
+
+
+def _if_several(what: str, runs: Sequence[tuple[Configuration, Run]], trait: Callable[[Run], str]) -> str:
+    letters: dict[str, dict[str, None]] = {}
+    for c, run in runs:
+        letters.setdefault(trait(run), {})[c.letter] = None
+    if len(letters) < 2:
+        return ""
+    told = "; ".join(f"{', '.join(some)}: {value}" for value, some in letters.items())
+    return f"{what}: {told}."
+
+
+def _other_pictures(comparison: Comparison, runs: Sequence[tuple[Configuration, Run]]) -> str:
+    folders = {run.folder for _, run in comparison.paired}
+    left_out = [
+        f"{c.letter} seed {run.seed} ({'other pictures' if run.pictures else 'no analysis'})"
+        for c, run in runs
+        if run.folder not in folders
+    ]
+    if not left_out:
+        return ""
+    return f"Left out of everything picture by picture: {', '.join(left_out)}."

@@ -1,0 +1,397 @@
+"""A comparison of runs as tables, Markdown, CSV and one HTML file that needs nothing else."""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cifar_core.analysis import svg
+from cifar_core.analysis.markup import shown, table, text
+from cifar_core.compare import Spread, agreement, missed_by_all
+from experiments.comparison import Comparison, Configuration, Run, warnings
+
+Row = Mapping[str, Any]
+Columns = Mapping[str, Callable[[Row], str]]
+
+CURVES = 4  # lines of one chart
+LIMITS = {"markdown": 10, "html": 200}  # rows of a table; the CSV files have all
+STYLE = """
+.line.s3 { stroke: var(--focus); stroke-dasharray: 8 3 2 3; }
+circle.s3 { fill: var(--focus); }
+.warn { border-left: 4px solid var(--orange); }
+td:first-of-type { white-space: normal; }
+"""
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<link rel="icon" href="data:,">
+<title>Comparison</title>
+<style>
+{style}
+</style>
+</head>
+<body>
+<header><h1>{title}</h1><p class="lead">{verdict}</p></header>
+<main>
+{sections}
+</main>
+</body>
+</html>
+"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of raw values and how a person sees them."""
+
+    title: str
+    hint: str
+    rows: Sequence[Row]
+    columns: Columns
+    file: str = ""  # the CSV file that has all rows
+
+    def cells(self, limit: int) -> list[list[str]]:
+        """Return the first ``limit`` rows as a person sees them."""
+        return [[show(row) for show in self.columns.values()] for row in self.rows[:limit]]
+
+    def note(self, limit: int) -> str:
+        """Return the hint, with where the rest is if there is more than ``limit``."""
+        more = f" The first {limit} of {len(self.rows):,}; all are in {self.file}."
+        return self.hint + (more if len(self.rows) > limit else "")
+
+
+def verdict(comparison: Comparison) -> str:
+    """Return which configuration is best by validation, and how sure that is."""
+    if not comparison.ranked:
+        return "Nothing can be ranked: no finished run has a validation split."
+    best, *rest = comparison.ranked
+    figure = best.spread("val/acc_best")
+    said = f"Best by validation: {best.letter} ({shown(best.label)}), val/acc {_mean(figure)}."
+    if not rest:
+        return said
+    if math.isnan(figure.std):
+        return f"{said} With one seed, nobody knows how far seeds alone differ."
+    near = [c.letter for c in rest if not c.spread("val/acc_best").high < figure.low]
+    return said + (
+        f" Not clearly worse, by intervals that overlap or are unknown: {', '.join(near)}." if near else ""
+    )
+
+
+def tables(comparison: Comparison) -> list[Table]:
+    """Return all tables of a comparison that have something to tell."""
+    found = [
+        _configurations(
+            comparison.ranked,
+            "Ranked by validation accuracy",
+            "Mean ± standard deviation over seeds, and the 95 % interval of the mean (Student's t). Each "
+            "run's best epoch was chosen by validation; its test accuracy was read once and ranks nothing.",
+        ),
+        _configurations(
+            comparison.apart,
+            "Apart: test evaluated each epoch",
+            "Without a validation split, every choice was made in sight of the test pictures; not ranked.",
+        ),
+        _pairs(comparison),
+        _classes(comparison),
+        _missed(comparison),
+        _differences(comparison),
+        _others(comparison),
+        _runs(comparison),
+    ]
+    return [one for one in found if one is not None]
+
+
+def markdown(comparison: Comparison) -> str:
+    """Return the comparison in Markdown."""
+    lines = ["# Comparison", "", _escaped(verdict(comparison)), ""]
+    lines += [f"> **Warning:** {_escaped(line)}\n" for line in warnings(comparison)]
+    for one in tables(comparison):
+        lines += [f"## {one.title}", ""]
+        if note := one.note(LIMITS["markdown"]):
+            lines += [_escaped(note), ""]
+        if one.rows:
+            cells = [list(one.columns), ["---"] * len(one.columns), *one.cells(LIMITS["markdown"])]
+            lines += ["| " + " | ".join(map(_escaped, row)) + " |" for row in cells] + [""]
+    return "\n".join(lines)
+
+
+def page(comparison: Comparison) -> str:
+    """Return the comparison as one HTML page, without scripts or anything to load."""
+    css = Path(svg.__file__).with_name("report.css").read_text(encoding="utf-8")
+    sections = [_section(one) for one in tables(comparison)]
+    sections.insert(bool(comparison.ranked) + bool(comparison.apart), _curves(comparison))
+    if told := warnings(comparison):
+        items = "".join(f"<li>{text(line)}</li>" for line in told)
+        sections.insert(0, f'<section class="warn"><h2>Mind</h2><ul class="findings">{items}</ul></section>')
+    count = sum(len(c.runs) for c in comparison.configurations)
+    title = f"{count} runs in {len(comparison.configurations)} configurations"
+    return PAGE.format(
+        style=css + STYLE, title=title, verdict=text(verdict(comparison)), sections="\n".join(sections)
+    )
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """Return rows as CSV under the names of all their keys; what is not known stays empty."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([_blank(row.get(name)) for name in names] for row in rows)
+    return out.getvalue()
+
+
+def _blank(value: Any) -> Any:
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
+
+
+def _configurations(configurations: Sequence[Configuration], title: str, hint: str) -> Table | None:
+    columns: dict[str, Callable[[Row], str]] = {
+        "configuration": lambda row: f"{row['letter']}: {row['configuration']}",
+        "runs": lambda row: str(row["runs"]),
+        "val/acc": lambda row: _mean(row["val"]),
+        "val 95 %": lambda row: _interval(row["val"]),
+        "test/acc": lambda row: _mean(row["test"]),
+        "test 95 %": lambda row: _interval(row["test"]),
+        "seconds": lambda row: f"{row['seconds']:,.1f}",
+        "pictures/s": lambda row: _number(row["images_per_second"]),
+    }
+    if not any("val/acc_best" in run.metrics for c in configurations for run in c.runs):
+        del columns["val/acc"], columns["val 95 %"]
+    rows = [
+        configuration_row(c) | {"val": c.spread("val/acc_best"), "test": c.spread("test/acc")}
+        for c in configurations
+    ]
+    return Table(title, hint, rows, columns, "configurations.csv") if rows else None
+
+
+def configuration_row(c: Configuration) -> dict[str, Any]:
+    """Return the figures of a configuration as a flat row."""
+    row: dict[str, Any] = {"letter": c.letter, "configuration": c.label, "protocol": c.runs[0].protocol}
+    row["runs"] = len(c.runs)
+    for metric in ("val/acc_best", "test/acc"):
+        figure = c.spread(metric)
+        row |= {f"{metric} {part}": getattr(figure, part) for part in ("mean", "std", "low", "high")}
+    row["seconds"] = sum(run.seconds for run in c.runs) / len(c.runs)
+    paces = [run.images_per_second for run in c.runs if run.images_per_second is not None]
+    row["images_per_second"] = sum(paces) / len(paces) if paces else None
+    return row
+
+
+def _pairs(comparison: Comparison) -> Table | None:
+    rows = [
+        {
+            "a": pair.a[0].letter,
+            "a_seed": pair.a[1].seed,
+            "b": pair.b[0].letter,
+            "b_seed": pair.b[1].seed,
+            "only_a_right": pair.test.only_a,
+            "only_b_right": pair.test.only_b,
+            "p": pair.test.p,
+            "p_holm": pair.p_holm,
+            "a_folder": str(pair.a[1].folder),
+            "b_folder": str(pair.b[1].folder),
+        }
+        for pair in comparison.pairs
+    ]
+    columns = {
+        "a / b": lambda row: f"{row['a']} seed {row['a_seed']} / {row['b']} seed {row['b_seed']}",
+        "only a right": lambda row: f"{row['only_a_right']:,}",
+        "only b right": lambda row: f"{row['only_b_right']:,}",
+        "p": lambda row: f"{row['p']:.2g}",
+        "p (Holm)": lambda row: f"{row['p_holm']:.2g}",
+    }
+    hint = (
+        "McNemar's exact test on the same pictures, for two trained networks, not for two recipes: another "
+        f"seed may say otherwise. Holm's correction is for all {len(rows):,} pairs."
+    )
+    return Table("Pairs of runs", hint, rows, columns, "pairs.csv") if rows else None
+
+
+def _classes(comparison: Comparison) -> Table | None:
+    found = comparison.class_recalls()
+    if len(found) < 2:
+        return None
+    first, *rest = found
+    names = comparison.paired[0][1].pictures.classes  # type: ignore[union-attr]
+    rows = [
+        {"class": name} | {letter: float(values[k]) for letter, values in found.items()}
+        for k, name in enumerate(names)
+    ]
+    rows.sort(key=lambda row: -max((abs(row[x] - row[first]) for x in rest), default=0))
+    rows.sort(key=lambda row: math.isnan(row[first]))
+    columns: dict[str, Callable[[Row], str]] = {"class": lambda row: row["class"]}
+    columns[first] = lambda row: _percent(row[first])
+    for letter in rest:
+        columns[f"{letter} - {first}"] = lambda row, letter=letter: _points(row[letter] - row[first])
+    hint = (
+        f"Recall of each class, mean over seeds, and the others' difference from {first} in percentage "
+        "points; the largest difference first."
+    )
+    return Table("Classes", hint, rows, columns, "classes.csv")
+
+
+def _missed(comparison: Comparison) -> Table | None:
+    import numpy as np
+
+    runs = [run.pictures for _, run in comparison.paired if run.pictures]
+    if len(runs) < 2:
+        return None
+    one, preds = runs[0], np.stack([run.preds for run in runs])
+    alike, missed = agreement(one.labels, preds), missed_by_all(one.labels, preds)
+    rows: list[Row] = [
+        {
+            "index": int(one.index[row]),
+            "file": one.names[row] if one.names else "",
+            "label": one.classes[one.labels[row]],
+            "most_frequent_answer": one.classes[answer],
+            "runs_with_that_answer": float(share),
+        }
+        for row, answer, share in zip(missed.rows, missed.answers, missed.shares, strict=True)
+    ]
+    columns = {
+        "index": lambda row: str(row["index"]),
+        "file": lambda row: row["file"],
+        "label": lambda row: row["label"],
+        "most frequent answer": lambda row: row["most_frequent_answer"],
+        "runs that give it": lambda row: f"{row['runs_with_that_answer']:.0%}",
+    }
+    if not one.names:
+        del columns["file"]
+    hint = (
+        f"{len(runs)} runs on {len(one.labels):,} pictures: all are right on {_percent(alike.all_right)}, "
+        f"all wrong on {_percent(alike.all_wrong)}; two give the same answer on "
+        f"{_percent(alike.same_answer)}. A picture that all miss is hard or mislabelled: the more runs agree "
+        "on another class, the likelier the label is wrong."
+    )
+    return Table("Pictures that all runs miss", hint, rows, columns, "missed.csv")
+
+
+def _differences(comparison: Comparison) -> Table | None:
+    letters = [c.letter for c in comparison.configurations]
+    rows = [
+        {"key": key} | dict(zip(letters, values, strict=True))
+        for key, values in comparison.differences().items()
+    ]
+    columns: dict[str, Callable[[Row], str]] = {"key": lambda row: row["key"]}
+    columns |= {letter: lambda row, letter=letter: row[letter] for letter in letters}
+    hint = "An empty cell: the key is not there."
+    return Table("What differs", hint, rows, columns, "differences.csv") if rows else None
+
+
+def _others(comparison: Comparison) -> Table | None:
+    columns = {
+        "run": lambda row: row["folder"],
+        "status": lambda row: row["status"],
+        "epochs": lambda row: str(row["epochs"]),
+        "best val/acc so far": lambda row: _percent(row["val/acc_best"]),
+        "why": lambda row: row["error"],
+    }
+    rows = [run_row(run) for run in comparison.others]
+    return Table("Not finished, so not ranked", "", rows, columns, "runs.csv") if rows else None
+
+
+def _runs(comparison: Comparison) -> Table | None:
+    columns = {
+        "run": lambda row: f"{row['configuration']} seed {row['seed']}: {row['folder']}",
+        "val/acc": lambda row: _percent(row["val/acc_best"]),
+        "test/acc": lambda row: _percent(row["test/acc"]),
+        "epochs": lambda row: str(row["epochs"]),
+        "seconds": lambda row: f"{row['seconds']:,.1f}",
+        "pictures/s": lambda row: _number(row["images_per_second"]),
+    }
+    rows = [run_row(run, c.letter) for c in comparison.configurations for run in c.runs]
+    return Table("Runs", "", rows, columns, "runs.csv") if rows else None
+
+
+def run_row(run: Run, letter: str = "") -> dict[str, Any]:
+    """Return the figures of a run as a flat row."""
+    accs = [row["val/acc"] for row in run.history if "val/acc" in row]
+    return {
+        "configuration": letter,
+        "seed": run.seed,
+        "status": run.status,
+        "protocol": run.protocol,
+        "val/acc_best": run.metrics.get("val/acc_best", max(accs, default=None)),
+        "test/acc": run.metrics.get("test/acc"),
+        "epochs": len(run.history),
+        "seconds": run.seconds,
+        "images_per_second": run.images_per_second,
+        "device": run.device,
+        "data": run.data,
+        "error": run.error,
+        "folder": str(run.folder),
+    }
+
+
+def _section(one: Table) -> str:
+    limit = LIMITS["html"]
+    grid = table(list(one.columns), one.cells(limit), numbers=True) if one.rows else ""
+    return (
+        f'<section><h2>{text(one.title)}</h2><p class="hint">{text(one.note(limit))}</p>'
+        f'<div class="scroll tall">{grid}</div></section>'
+    )
+
+
+def _curves(comparison: Comparison) -> str:
+    charts = []
+    for configurations, metric in (
+        (comparison.ranked, "val/acc"),
+        (comparison.apart, "test/acc"),
+        (comparison.ranked, "train/loss"),
+    ):
+        for some in _with_first([c for c in configurations if c.curve(metric)]):
+            series = {c.letter: c.curve(metric) for c in some}
+            title = f"{metric}: {', '.join(series)}"
+            charts.append(
+                f"<figure><figcaption>{text(title)}</figcaption>{svg.line_chart(title, series)}</figure>"
+            )
+    hint = "Mean over seeds by epoch; the first configuration is in each chart, to compare with."
+    drawn = f'<div class="charts">{"".join(charts)}</div>'
+    return f'<section><h2>Curves</h2><p class="hint">{hint}</p>{drawn}</section>'
+
+
+def _with_first(configurations: Sequence[Configuration]) -> list[list[Configuration]]:
+    """Split into charts of at most CURVES lines, each with the first configuration."""
+    if not configurations:
+        return []
+    first, *rest = configurations
+    step = CURVES - 1
+    return [[first, *rest[n : n + step]] for n in range(0, max(1, len(rest)), step)]
+
+
+def _mean(figure: Spread) -> str:
+    if math.isnan(figure.std):
+        return _percent(figure.mean)
+    return f"{100 * figure.mean:.2f} ± {100 * figure.std:.2f} %"
+
+
+def _interval(figure: Spread) -> str:
+    return "-" if math.isnan(figure.low) else f"{100 * figure.low:.2f} to {100 * figure.high:.2f} %"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.2f} %"
+
+
+def _points(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:+.2f}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def _escaped(line: str) -> str:
+    """Keep a text from ending a Markdown cell, a line, or turning into HTML."""
+    line = shown(line)
+    for mark in "\\`*<|":
+        line = line.replace(mark, f"\\{mark}")
+    return line
