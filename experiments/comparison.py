@@ -107,11 +107,20 @@ class Configuration:
 
 
 @dataclass(frozen=True)
+class Analysed:
+    """A run, its configuration, and what it predicted."""
+
+    configuration: Configuration
+    run: Run
+    pictures: Pictures
+
+
+@dataclass(frozen=True)
 class Pair:
     """Two runs of different configurations on the same pictures."""
 
-    a: tuple[Configuration, Run]
-    b: tuple[Configuration, Run]
+    a: Analysed
+    b: Analysed
     test: McNemar
     p_holm: float  # among all pairs of the comparison
 
@@ -130,18 +139,19 @@ class Comparison:
         return self.ranked + self.apart
 
     @cached_property
-    def paired(self) -> list[tuple[Configuration, Run]]:
+    def paired(self) -> list[Analysed]:
         """The runs on the set of pictures that most runs were analysed on."""
-        runs = [(c, run) for c in self.configurations for run in c.runs if run.pictures is not None]
-        stamps = Counter(run.pictures.stamp for _, run in runs if run.pictures)
-        most = stamps.most_common(1)[0][0] if stamps else None
-        return [(c, run) for c, run in runs if run.pictures and run.pictures.stamp == most]
+        found = [
+            Analysed(c, run, run.pictures) for c in self.configurations for run in c.runs if run.pictures
+        ]
+        stamps = Counter(one.pictures.stamp for one in found)
+        return [one for one in found if one.pictures.stamp == stamps.most_common(1)[0][0]]
 
     @cached_property
     def pairs(self) -> list[Pair]:
         """All pairs of `paired` runs of different configurations, the clearest difference first."""
-        chosen = [(a, b) for a, b in combinations(self.paired, 2) if a[0] is not b[0]]
-        tests = [mcnemar(a[1].pictures.hits, b[1].pictures.hits) for a, b in chosen]  # type: ignore[union-attr]
+        chosen = [(a, b) for a, b in combinations(self.paired, 2) if a.configuration is not b.configuration]
+        tests = [mcnemar(a.pictures.hits, b.pictures.hits) for a, b in chosen]
         adjusted = holm([test.p for test in tests])
         pairs = [Pair(a, b, test, p) for (a, b), test, p in zip(chosen, tests, adjusted, strict=True)]
         return sorted(pairs, key=lambda pair: pair.test.p)
@@ -149,9 +159,10 @@ class Comparison:
     def class_recalls(self) -> dict[str, np.ndarray]:
         """Return mean recall (K,) by configuration's letter, of the `paired` runs."""
         found: dict[str, list[np.ndarray]] = {}
-        for c, run in self.paired:
-            some = run.pictures
-            found.setdefault(c.letter, []).append(recalls(some.labels, some.preds, len(some.classes)))  # type: ignore[union-attr]
+        for one in self.paired:
+            some = one.pictures
+            rows = found.setdefault(one.configuration.letter, [])
+            rows.append(recalls(some.labels, some.preds, len(some.classes)))
         return {letter: np.mean(rows, axis=0) for letter, rows in found.items()}
 
     def differences(self) -> dict[str, list[str]]:
@@ -283,7 +294,7 @@ def _if_several(what: str, runs: Sequence[tuple[Configuration, Run]], trait: Cal
 
 
 def _other_pictures(comparison: Comparison, runs: Sequence[tuple[Configuration, Run]]) -> str:
-    folders = {run.folder for _, run in comparison.paired}
+    folders = {one.run.folder for one in comparison.paired}
     left_out = [
         f"{c.letter} seed {run.seed} ({'other pictures' if run.pictures else 'no analysis'})"
         for c, run in runs

@@ -188,16 +188,16 @@ def configuration_row(c: Configuration) -> dict[str, Any]:
 def _pairs(comparison: Comparison) -> Table | None:
     rows = [
         {
-            "a": pair.a[0].letter,
-            "a_seed": pair.a[1].seed,
-            "b": pair.b[0].letter,
-            "b_seed": pair.b[1].seed,
+            "a": pair.a.configuration.letter,
+            "a_seed": pair.a.run.seed,
+            "b": pair.b.configuration.letter,
+            "b_seed": pair.b.run.seed,
             "only_a_right": pair.test.only_a,
             "only_b_right": pair.test.only_b,
             "p": pair.test.p,
             "p_holm": pair.p_holm,
-            "a_folder": str(pair.a[1].folder),
-            "b_folder": str(pair.b[1].folder),
+            "a_folder": str(pair.a.run.folder),
+            "b_folder": str(pair.b.run.folder),
         }
         for pair in comparison.pairs
     ]
@@ -220,7 +220,7 @@ def _classes(comparison: Comparison) -> Table | None:
     if len(found) < 2:
         return None
     first, *rest = found
-    names = comparison.paired[0][1].pictures.classes  # type: ignore[union-attr]
+    names = comparison.paired[0].pictures.classes
     rows = [
         {"class": name} | {letter: float(values[k]) for letter, values in found.items()}
         for k, name in enumerate(names)
@@ -241,7 +241,7 @@ def _classes(comparison: Comparison) -> Table | None:
 def _missed(comparison: Comparison) -> Table | None:
     import numpy as np
 
-    runs = [run.pictures for _, run in comparison.paired if run.pictures]
+    runs = [one.pictures for one in comparison.paired]
     if len(runs) < 2:
         return None
     one, preds = runs[0], np.stack([run.preds for run in runs])

@@ -1,6 +1,5 @@
-"""Saved weights evaluated again: on the run's own pictures, on copies of them as files, and on what does not fit."""
+"""Saved weights evaluated again: on the run's own pictures, on them as files, on what does not fit."""
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -44,7 +43,8 @@ def digit_files(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The test pictures of the classes 7 and 3 as PNG files, which lose nothing."""
     root = tmp_path_factory.mktemp("files")
     data = load_data(settings(compose_saved(finished, []))["data"])
-    for image, label, index in zip(data.test.images, data.test.labels.tolist(), data.test.index.tolist()):
+    test = data.test
+    for image, label, index in zip(test.images, test.labels.tolist(), test.index.tolist(), strict=True):
         if label in (3, 7):
             for split in ("train", "test"):
                 path = root / split / str(label) / f"{index}.png"
@@ -259,9 +259,3 @@ def test_the_command(cli: Cli, finished: Path, tmp_path: Path):
         2,
         f"error: {tmp_path} is not a run folder: it has no config.yaml\n",
     )
-
-
-def test_requests_are_not_changed_by_evaluating(finished: Path):
-    asked = request(finished, [])
-    assert dataclasses.asdict(asked)["split"] == "test"
-    assert asked.own == asked.cfg
