@@ -1,9 +1,9 @@
 """What a run costs beside its training: `python -m benchmarks.framework_overhead`.
 
-The same steps (ResNet-20 on the digits, crop and flip, validation after each epoch) in a bare hand-written loop and in
-a whole run with tracking, checkpoints, guards and log. Each is timed for a short and a long training; the difference
-is the cost of the added epochs, free of imports and set-up. Interleaved rounds in one process, one thread, CPU time,
-medians.
+The same steps (ResNet-20 on the digits, crop and flip, validation after each epoch) in a bare hand-written
+loop and in a whole run with tracking, checkpoints, guards and log. Each is timed for a short and a long
+training; the difference is the cost of the added epochs, free of imports and set-up. Interleaved rounds in one
+process, one thread, CPU time, medians.
 """
 
 import argparse
@@ -27,7 +27,12 @@ SHORT, LONG = 1, 5  # epochs
 def overrides(epochs: int) -> list[str]:
     return [
         *("data=digits", "model=resnet20", "aug=crop_flip", "scheduler=one_cycle", "analysis=none"),
-        *(f"trainer.epochs={epochs}", "trainer.batch_size=64", "trainer.precision=fp32", "trainer.device=cpu"),
+        *(
+            f"trainer.epochs={epochs}",
+            "trainer.batch_size=64",
+            "trainer.precision=fp32",
+            "trainer.device=cpu",
+        ),
         *("trainer.threads=1", "trainer.checkpoint_seconds=0"),
     ]
 

@@ -158,6 +158,8 @@ class SweepSettings:
             _law(getattr(self, key) >= 0, f"sweep.{key}", "at least 0", getattr(self, key))
         number = self.slots.isdigit() and int(self.slots) >= 1
         _law(self.slots == "auto" or number, "sweep.slots", "auto or a number from 1", self.slots)
-        _law(len(set(self.zip)) == len(self.zip) != 1, "sweep.zip", "two or more keys, or none", list(self.zip))
+        _law(
+            len(set(self.zip)) == len(self.zip) != 1, "sweep.zip", "two or more keys, or none", list(self.zip)
+        )
         plain_name = all(c.isalnum() or c in "._-" for c in self.name) and not self.name.startswith(".")
         _law(plain_name, "sweep.name", "letters, digits, '.', '_' and '-', not starting with '.'", self.name)

@@ -34,6 +34,7 @@ class Pictures:
     """What a run predicted for the N pictures it was analysed on."""
 
     stamp: tuple[str, ...]  # equal for the same pictures in the same order
+    split: str  # test, val
     labels: np.ndarray  # int (N,)
     preds: np.ndarray  # int (N,)
     index: np.ndarray  # int (N,), position in the source's own list
@@ -213,6 +214,7 @@ def _pictures(folder: Path, data: str) -> Pictures | None:
     order = hashlib.sha256(found["index"].tobytes() + found["labels"].tobytes()).hexdigest()
     return Pictures(
         stamp=(data, split, order, *classes),
+        split=split,
         labels=found["labels"],
         preds=found["logits"].argmax(1),
         index=found["index"],

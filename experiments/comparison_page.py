@@ -56,7 +56,8 @@ class Table:
     hint: str
     rows: Sequence[Row]
     columns: Columns
-    file: str = ""  # the CSV file that has all rows
+    file: str  # the CSV file that has all rows
+    numbers: bool = True  # whether the columns after the first are figures
 
     def cells(self, limit: int) -> list[list[str]]:
         """Return the first ``limit`` rows as a person sees them."""
@@ -185,7 +186,17 @@ def configuration_row(c: Configuration) -> dict[str, Any]:
     return row
 
 
+def _split(comparison: Comparison) -> str:
+    """Say on which pictures the paired figures are made."""
+    one = comparison.paired[0].pictures
+    if one.split == "test":
+        return f"{len(one.labels):,} test pictures"
+    return f"{len(one.labels):,} validation pictures (the best epochs were chosen on them)"
+
+
 def _pairs(comparison: Comparison) -> Table | None:
+    if not comparison.pairs:
+        return None
     rows = [
         {
             "a": pair.a.configuration.letter,
@@ -209,10 +220,10 @@ def _pairs(comparison: Comparison) -> Table | None:
         "p (Holm)": lambda row: f"{row['p_holm']:.2g}",
     }
     hint = (
-        "McNemar's exact test on the same pictures, for two trained networks, not for two recipes: another "
-        f"seed may say otherwise. Holm's correction is for all {len(rows):,} pairs."
+        f"McNemar's exact test on the same {_split(comparison)}, for two trained networks, not for two "
+        f"recipes: another seed may say otherwise. Holm's correction is for all {len(rows):,} pairs."
     )
-    return Table("Pairs of runs", hint, rows, columns, "pairs.csv") if rows else None
+    return Table("Pairs of runs", hint, rows, columns, "pairs.csv")
 
 
 def _classes(comparison: Comparison) -> Table | None:
@@ -266,12 +277,12 @@ def _missed(comparison: Comparison) -> Table | None:
     if not one.names:
         del columns["file"]
     hint = (
-        f"{len(runs)} runs on {len(one.labels):,} pictures: all are right on {_percent(alike.all_right)}, "
+        f"{len(runs)} runs on the same {_split(comparison)}: all are right on {_percent(alike.all_right)}, "
         f"all wrong on {_percent(alike.all_wrong)}; two give the same answer on "
         f"{_percent(alike.same_answer)}. A picture that all miss is hard or mislabelled: the more runs agree "
         "on another class, the likelier the label is wrong."
     )
-    return Table("Pictures that all runs miss", hint, rows, columns, "missed.csv")
+    return Table("Pictures that all runs miss", hint, rows, columns, "missed.csv", numbers=False)
 
 
 def _differences(comparison: Comparison) -> Table | None:
@@ -295,7 +306,9 @@ def _others(comparison: Comparison) -> Table | None:
         "why": lambda row: row["error"],
     }
     rows = [run_row(run) for run in comparison.others]
-    return Table("Not finished, so not ranked", "", rows, columns, "runs.csv") if rows else None
+    return (
+        Table("Not finished, so not ranked", "", rows, columns, "runs.csv", numbers=False) if rows else None
+    )
 
 
 def _runs(comparison: Comparison) -> Table | None:
@@ -333,7 +346,7 @@ def run_row(run: Run, letter: str = "") -> dict[str, Any]:
 
 def _section(one: Table) -> str:
     limit = LIMITS["html"]
-    grid = table(list(one.columns), one.cells(limit), numbers=True) if one.rows else ""
+    grid = table(list(one.columns), one.cells(limit), numbers=one.numbers) if one.rows else ""
     return (
         f'<section><h2>{text(one.title)}</h2><p class="hint">{text(one.note(limit))}</p>'
         f'<div class="scroll tall">{grid}</div></section>'

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from experiments.spool import flatten
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SETTINGS = ("data", "trainer", "analysis", "sweep")  # groups that are a dataclass each
+RESOLVERS = ("oc.env", "oc.select", "oc.decode", "oc.dict.keys", "oc.dict.values", "now", "hydra")
+ENVIRONMENT = ("CIFAR_", "HOME", "USER", "TMPDIR", "SCRATCH", "SLURM_")  # what variables may begin with
 TARGETS = ("model", "aug", "optimizer", "scheduler", "tracking")  # groups that name code
 
 
@@ -68,14 +71,15 @@ def _compose(folder: Path, name: str, overrides: Sequence[str]) -> DictConfig:
 def check(cfg: DictConfig) -> None:
     """Raise ValueError unless every key is known, every value lawful and every target callable as given."""
     try:
+        _resolvers(cfg)
         settings(cfg)
         _protocol_laws(cfg)
         OmegaConf.to_container(_ours(cfg), resolve=True, throw_on_missing=True)
+        from experiments import targets  # imports torch, so only when the values are right
+
+        targets.check(cfg)
     except OmegaConfBaseException as error:
         raise ValueError(explain(error)) from error
-    from experiments import targets  # imports torch, so only when the values are right
-
-    targets.check(cfg)
 
 
 def settings(cfg: DictConfig) -> dict[str, Any]:
@@ -140,6 +144,18 @@ def _known(keys: Iterable[Any], fields: list[str], prefix: str) -> None:
     for key in keys:
         if key not in fields:
             raise ValueError(unknown(str(key), fields, f"{prefix}{key} is not a key"))
+
+
+def _resolvers(cfg: DictConfig) -> None:
+    """Raise ValueError for an interpolation that could carry a secret of the environment into the record."""
+    raw = OmegaConf.to_container(_ours(cfg), resolve=False)
+    for key, text in flatten(raw).items():
+        for resolver, argument in re.findall(r"\$\{\s*([\w.]+)\s*:\s*['\"]?([\w.]*)", text):
+            if resolver not in RESOLVERS or (resolver == "oc.env" and not argument.startswith(ENVIRONMENT)):
+                raise ValueError(
+                    f"{key} may use only the resolvers {', '.join(RESOLVERS)}, oc.env only for "
+                    f"{', '.join(ENVIRONMENT)}, got ${{{resolver}:{argument}}}"
+                )
 
 
 def _protocol_laws(cfg: DictConfig) -> None:

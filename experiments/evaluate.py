@@ -61,7 +61,7 @@ def request(folder: Path, words: Sequence[str]) -> Request:
             _check_key(key)
     own = compose_saved(folder, [])
     if not chosen["split"]:
-        chosen["split"] = "test" if _names_data(overrides) else _judged(own)
+        chosen["split"] = "test" if _given("data", overrides) else _judged(own)
     for key, known in (("checkpoint", saved.CHECKPOINTS), ("split", SPLITS)):
         if chosen[key] not in known:
             raise ValueError(f"{key} must be one of {', '.join(known)}, got {chosen[key]!r}")

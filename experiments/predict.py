@@ -194,7 +194,7 @@ def _add_cards(predictor: Predictor, files: Sequence[Path], images: "Tensor", fo
             headline = [(names[pred], PREDICTED), ("or", FAINT), (names[rival], TRUE)]
             shares = f"{found.probs[row, pred]:.1%} against {found.probs[row, rival]:.1%}"
             headline.append((shares, INK))
-            predictor.cards.append(Card(tiles, headline, shown(file.name)))
+            predictor.cards.append(Card(tiles, headline, shown("/".join(file.parts[-2:]))))
 
 
 def write_sheet(predictor: Predictor, path: Path, *, total: int, run: str) -> None:

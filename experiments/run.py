@@ -221,7 +221,8 @@ def _describe(job: Job) -> None:
         log.warning(
             "no validation split: the test set is evaluated each epoch, so its figure is not a fair one"
         )
-    facts = {"device": str(job.state.numerics), "seed": job.cfg.seed, "data": job.data.fingerprint}
+    facts: dict[str, Any] = {"device": str(job.state.numerics), "seed": job.cfg.seed}
+    facts |= {"data": job.data.fingerprint, "classes": list(job.data.classes)}
     job.folder.write_json("environment.json", environment() | facts)
 
 

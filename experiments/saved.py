@@ -65,12 +65,15 @@ def class_names(folder: Path, cfg: DictConfig) -> tuple[str, ...]:
 
     Raises ValueError where that data is no longer what the run was trained on.
     """
+    environment = read_json(folder / "environment.json")
+    if "classes" in environment:
+        return tuple(environment["classes"])
     found = predictions(folder)
     if found is not None:
         return tuple(map(str, found["classes"]))
     from cifar_core.data import load_data
 
-    data, trained_on = load_data(settings(cfg)["data"]), read_json(folder / "environment.json").get("data")
+    data, trained_on = load_data(settings(cfg)["data"]), environment.get("data")
     if data.fingerprint != trained_on:
         raise ValueError(
             f"{folder} has no analysis/predictions.npz with its class names, and its data has changed: "

@@ -728,8 +728,8 @@ def tagged_runs_page(url: str, tag: str, value: str) -> str:
 def tracked_folders(uri: str | None, experiment: str | None, wanted: str) -> list[Path]:
     """Return the run folders of the runs in a store that MLflow's search finds by the filter ``wanted``.
 
-    ``experiment`` None searches all. Raises FileNotFoundError for an sqlite store that is not there, ValueError
-    for an unknown experiment and a filter that MLflow does not understand, ConnectionError for a silent store.
+    ``experiment`` None searches all. Raises FileNotFoundError for an absent sqlite store, ValueError for an
+    unknown experiment or a filter that MLflow does not understand, ConnectionError for a silent store.
     """
     uri = tracking_uri(uri)
     if uri.startswith("sqlite") and not Path(uri.removeprefix("sqlite:///")).exists():

@@ -270,6 +270,14 @@ def test_runs_on_other_pictures_are_left_out_of_pairs(runs: Path):
     assert expected in warnings(found)
 
 
+def test_pairs_on_validation_pictures_are_called_so(tmp_path: Path):
+    folders = [make(tmp_path / str(number), lr=number + 0.1, wrong=(number,)) for number in range(2)]
+    assert "on the same 60 test pictures" in markdown(compared(tmp_path))
+    for folder in folders:
+        (folder / "analysis" / "metrics.json").write_text('{"split": "val"}')
+    assert "on the same 60 validation pictures (the best epochs were" in markdown(compared(tmp_path))
+
+
 def test_what_changes_no_figure_makes_no_configuration(runs: Path):
     make(runs / "elsewhere", seed=7, lr=0.5, val=0.8, device="cuda", words=("tracking=none",))
     assert len(compared(runs).configurations) == 2

@@ -95,7 +95,7 @@ WRONG = {
     "+optimizer.lrr=1": "optimizer.lrr is not an argument of torch.optim.SGD",
     "optimizer.lr=-1": "optimizer: Invalid learning rate: -1",
     "~optimizer._target_": "optimizer._target_ must be given",
-    "scheduler.warmup_epochs=101": "scheduler.warmup_epochs must be at least 0 and at most trainer.epochs, 100",
+    "scheduler.warmup_epochs=101": "scheduler.warmup_epochs must be at least 0 and at most trainer.epochs",
     "data=folder": "data.root must be given",
     "data.source=mnist": "data.source must be one of cifar10, cifar100, folder, digits, got 'mnist'",
     "data.mean=[1,2]": "data.mean must be three numbers",
@@ -118,6 +118,8 @@ WRONG = {
     "trainer": "Error parsing override 'trainer'",
     "seed=0,1": "Ambiguous value for argument 'seed=0,1'",
     "data.root=${nowhere}": "'nowhere'",
+    "data.root=${oc.env:AWS_SECRET_ACCESS_KEY,x}": r"data.root may use only .*AWS_SECRET_ACCESS_KEY",
+    "tracking.experiment=${python_version:micro}": "tracking.experiment may use only the resolvers",
 }
 
 

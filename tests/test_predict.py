@@ -83,7 +83,7 @@ def test_any_size_and_mode_is_taken_and_the_broken_are_named(tmp_path: Path, pre
     }
     assert [name for name, answer in outcome.items() if isinstance(answer, str)] == ["7.jpg", "8.bmp"]
     assert "truncated" in outcome["7.jpg"]
-    assert [card.detail for card in predictor.cards] == [f"{n}.png" for n in range(6)] + ["6.jpg"]
+    assert [Path(card.detail).name for card in predictor.cards] == [f"{n}.png" for n in range(6)] + ["6.jpg"]
     assert {tile.picture.size for card in predictor.cards for tile in card.tiles} == {(128, 128)}
 
 

@@ -433,7 +433,7 @@ def test_keep(tmp_path: Path, keep: str, left: set):
 def test_a_plain_multirun(cli: Cli, tmp_path: Path):
     done = cli("-m", *LIGHT, "trainer.epochs=1", "seed=0,1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    folders = sorted(tmp_path.glob("sweeps/*/*/[0-9]"))
+    folders = sorted(path.parent for path in tmp_path.glob("sweeps/*/*/config.yaml"))
     assert [yaml.safe_load((folder / "config.yaml").read_text())["seed"] for folder in folders] == [0, 1]
     assert [result(folder)["status"] for folder in folders] == ["finished", "finished"]
 

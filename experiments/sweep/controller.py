@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
+from optuna.trial import TrialState
+
 from cifar_core.settings import SweepSettings
 from experiments.cli import Stopped
 from experiments.run_folder import write_text
@@ -22,6 +24,7 @@ from experiments.sweep.winner import bare
 
 log = logging.getLogger(__name__)
 
+DEATHS = ("killed by", "ended unseen", "out of memory")  # reasons that may be gone at the next attempt
 DUPLICATES = 100  # proposals of known points in a row after which a search gives up
 
 
@@ -123,27 +126,27 @@ class Controller:
         entries = self._ledger.latest()
         for point, trial in self.trials.items():
             entry = entries.pop(point, None)
-            if not trial.done:
-                if entry is None or entry.state.is_finished():
-                    trial.number = self._enter(trial, "running")
-                continue
-            self._screen.count(trial, trial.status)
-            if entry is None or (entry.state.is_finished() and entry.state.name == "FAIL"):
-                trial.number = self._enter(trial, trial.status)
+            if trial.done:
+                self._screen.count(trial, trial.status)
+            if entry is None or entry.state == TrialState.FAIL:
+                trial.number = self._enter(trial)
                 trial.write()
-            elif not entry.state.is_finished():
+                continue
+            trial.number = entry.number
+            if trial.done and not entry.state.is_finished():
                 self._ledger.tell(entry.number, trial.status, trial.value)
         for entry in entries.values():
             if not entry.state.is_finished():  # killed before the trial had its folder
                 self._ledger.tell(entry.number, "failed")
 
-    def _enter(self, trial: Trial, status: str) -> int:
+    def _enter(self, trial: Trial) -> int:
+        """Enter a trial that the ledger lacks, or that is to be tried again, and return its new number."""
         history = [row[METRIC] for row in trial.history() if METRIC in row]
         return self._ledger.add(
             trial.values,
             self._space.distributions,
             point_id(trial.point),
-            status=status,
+            status=trial.status if trial.done else "running",
             value=trial.value,
             history=history,
         )
@@ -241,18 +244,20 @@ class Controller:
             if not ended and self._settings.timeout and time.time() - trial.started > self._settings.timeout:
                 self._timed_out.add(trial.number)
                 self._backend.kill(trial)
-            self._prune(trial)
+            if self._settings.pruner != "none" and self._is_hopeless(trial) and not ended:
+                trial.ask_to_end()
             if ended:
                 self._settle(trial)
 
-    def _prune(self, trial: Trial) -> None:
-        if self._settings.pruner == "none":
-            return
+    def _is_hopeless(self, trial: Trial) -> bool:
+        """Enter a trial's new epochs; return whether the pruner would end it at one of them."""
+        hopeless = False
         for row in trial.history()[self._reported.get(trial.number, 0) :]:
             epoch = int(row["epoch"])
             self._reported[trial.number] = epoch
-            if self._ledger.report(trial.number, epoch, row[METRIC]) and epoch > self._settings.prune_after:
-                trial.ask_to_end()
+            prune = self._ledger.report(trial.number, epoch, row[METRIC])
+            hopeless = hopeless or (prune and epoch > self._settings.prune_after)
+        return hopeless
 
     def _settle(self, trial: Trial) -> None:
         """Enter how a trial ended."""
@@ -269,7 +274,7 @@ class Controller:
 
     def _fail(self, trial: Trial, cause: str) -> None:
         reason = self._reason(trial, cause)
-        died = "killed by" in reason or "out of memory" in reason.lower() or "watched" in reason
+        died = any(words in reason.lower() for words in DEATHS)
         if died and trial.attempts <= self._settings.retries:
             self._screen.say(f"again     {trial.label}  {reason}")
             self._again.append(trial)

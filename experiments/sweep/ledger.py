@@ -109,8 +109,8 @@ class Ledger:
         return self._study.get_trials(deepcopy=False)
 
     def latest(self) -> dict[str, FrozenTrial]:
-        """Return the last trial of each point by the point's id."""
-        return {trial.user_attrs[POINT]: trial for trial in self.trials() if POINT in trial.user_attrs}
+        """Return the last trial of each point by the point's id; one without a point by its number."""
+        return {trial.user_attrs.get(POINT, f"#{trial.number}"): trial for trial in self.trials()}
 
     def ask(self, space: dict[str, BaseDistribution]) -> tuple[int, dict[str, Value]]:
         """Start a trial at a point the sampler chooses; return its number and its values."""

@@ -98,7 +98,7 @@ class Local:
         process = self._processes.pop(trial.number, None)
         code = process.exitcode if process else None
         if code is None:
-            return "ended while no controller watched"
+            return "ended unseen"
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
     def interrupt(self, trial: Trial) -> None:

@@ -113,6 +113,8 @@ def _laws(options: SweepSettings, space: Space, cfg: DictConfig) -> None:
             )
     if options.backend == "slurm" and options.timeout:
         raise ValueError("sweep.timeout is for sweep.backend=local; a Slurm job has sweep.slurm.minutes")
+    if options.backend == "slurm" and options.refit:
+        raise ValueError("sweep.refit is for sweep.backend=local: here it would train beside the controller")
     if cfg.trainer.keep == "none" and options.test == "best":
         raise ValueError(
             "trainer.keep must be best or all for sweep.test=best, which needs the winner's weights"
