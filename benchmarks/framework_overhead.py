@@ -2,8 +2,8 @@
 
 The same steps (ResNet-20 on the digits, crop and flip, validation after each epoch) in a bare hand-written
 loop and in a whole run with tracking, checkpoints, guards and log. Each is timed for a short and a long
-training; the difference is the cost of the added epochs, free of imports and set-up. Interleaved rounds in one
-process, one thread, CPU time, medians.
+training; the difference is the cost of the added epochs, free of imports and set-up. Interleaved rounds in
+one process, one thread, CPU time, medians.
 """
 
 import argparse

@@ -220,11 +220,17 @@ def test_a_run_s_analysis_is_only_written_by_the_same_again(copied: Path):
     assert (own / "predictions.npz").exists()
 
 
-def test_class_names_without_analysis_come_from_the_data(copied: Path):
-    shutil.rmtree(copied / "analysis")
+def test_class_names_come_from_the_record_or_the_analysis_or_the_data(copied: Path):
     cfg = compose_saved(copied, [])
-    assert saved.class_names(copied, cfg) == tuple("0123456789")
     facts = json.loads((copied / "environment.json").read_text())
+    named = facts | {"classes": [f"digit {number}" for number in range(10)]}
+    (copied / "environment.json").write_text(json.dumps(named))
+    assert saved.class_names(copied, cfg) == tuple(named["classes"])
+    del facts["classes"]
+    (copied / "environment.json").write_text(json.dumps(facts))
+    assert saved.class_names(copied, cfg) == tuple("0123456789")
+    shutil.rmtree(copied / "analysis")
+    assert saved.class_names(copied, cfg) == tuple("0123456789")
     (copied / "environment.json").write_text(json.dumps(facts | {"data": "another"}))
     with pytest.raises(ValueError, match="its data has changed: fingerprint another, got"):
         saved.class_names(copied, cfg)

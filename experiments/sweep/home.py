@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 import yaml
 
@@ -21,6 +21,7 @@ class Home:
         """Name the folder; `open` creates it."""
         self.path = path.resolve()
         self.ledger = self.path / "ledger.jsonl"
+        self._lock: TextIO | None = None
 
     def check(self, identity: dict[str, Any]) -> None:
         """Raise ValueError, naming each key that differs, where the folder holds another sweep."""
@@ -36,21 +37,22 @@ class Home:
             )
 
     def open(self, identity: dict[str, Any]) -> None:
-        """Create and lock the folder; raise ValueError where another controller has it."""
+        """Create and lock the folder, once; raise ValueError where another controller has it."""
+        if self._lock is not None:
+            return
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / "lock").open("a+")
+        lock = (self.path / "lock").open("a+")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._lock.seek(0)
-            owner = self._lock.read().strip() or "another process"
-            self._lock.close()
-            raise ValueError(
-                f"{self.path} is being worked on by {owner}: its trials are shown there"
-            ) from None
-        self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()}")
-        self._lock.flush()
+            lock.seek(0)
+            owner = lock.read().strip() or "another process"
+            lock.close()
+            raise ValueError(f"{self.path} is being worked on by {owner}, which shows its trials") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()}")
+        lock.flush()
+        self._lock = lock
         self.check(identity)
         self._save(self._saved() | {"identity": identity})
 
@@ -58,7 +60,13 @@ class Home:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the folder holds a sweep already."""
+        return (self.path / "sweep.yaml").exists()
 
     def target(self, n_trials: int, add_trials: int) -> int:
         """Return how many points a search is to have; an interrupted extension is not added twice."""

@@ -1,5 +1,6 @@
 """What a sweep shows: on a terminal a live table, in a log file a line for each trial that ends."""
 
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -49,7 +50,8 @@ class Screen:
         if len(running) > ROWS:
             rows.append(f"  ... and {len(running) - ROWS} more")
         self._erase()
-        print("\n".join(rows), file=sys.stderr, flush=True)
+        width = shutil.get_terminal_size().columns - 1  # a wrapped line could not be erased
+        print("\n".join(row[:width] for row in rows), file=sys.stderr, flush=True)
         self._drawn = len(rows)
 
     def _add(self, trial: Trial, status: str) -> None:

@@ -38,7 +38,8 @@ def sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, *, co
         identity = _identity(space, options)
         name = options.name or sweep_name(space, identity)
         home = Home(_folder(cfg, name))
-        home.check(identity)
+        if home.is_begun:
+            home.open(identity)  # now, for the checks take seconds
         tracked = cfg.tracking.get("_target_") == "experiments.tracking.MlflowTracker"
         server = Server(tracked=tracked)
         server.call(check_space, space, **files)

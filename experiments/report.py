@@ -1,0 +1,235 @@
+"""The report of a sweep: `python -m experiments.report <sweep folder>` writes HTML, CSV and Markdown."""
+
+import argparse
+import base64
+import csv
+import html
+import io
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.cli import exit_codes, user_mistakes
+from experiments.run_folder import write_text
+from experiments.sweep.home import Home
+from experiments.sweep.trials import Trial
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from experiments.sweep.summary import PointRow
+
+STYLE = """
+body { font: 15px/1.5 sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto }
+th, td { padding: .2rem .6rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap }
+img { max-width: 100% } pre { background: #f5f5f5; padding: .6rem; overflow-x: auto; font-size: 12px }
+.best { background: #fdf3d0 }
+"""
+
+
+def write(folder: Path) -> list[Path]:
+    """Write report.html, report.md and trials.csv into a sweep's folder; return their paths.
+
+    Raises FileNotFoundError where the folder holds no trial.
+    """
+    from experiments.sweep.summary import best, points, table
+
+    trials = list(Home(folder).trials().values())
+    if not trials:
+        raise FileNotFoundError(f"{folder} is not the folder of a sweep: it has no <trial>/trial.json")
+    rows, leaders, won = table(trials), points(trials), best(trials)
+    paths = [folder / "report.html", folder / "report.md", folder / "trials.csv"]
+    write_text(paths[0], _page(folder, trials, rows, leaders, won))
+    write_text(paths[1], note(folder, trials, leaders, won))
+    write_text(paths[2], _csv(rows))
+    return paths
+
+
+def note(folder: Path, trials: Sequence[Trial], leaders: "Sequence[PointRow]", won: "PointRow | None") -> str:
+    """Return the sweep in Markdown: the best point and the ten first of the leaderboard."""
+    from experiments.sweep.summary import cost, shown
+
+    lines = [f"# Sweep {folder.name}", "", _verdict(won), ""]
+    lines += ["| point | seeds | val/acc best | state |", "|---|---|---|---|"]
+    for row in leaders[:10]:
+        lines.append(
+            f"| {row.label} | {len(row.trials)} | {shown(row.figures['val/acc_best'])} | {_states(row)} |"
+        )
+    lines += ["", ", ".join(f"{value:g} {key}" for key, value in cost(trials).items()), ""]
+    return "\n".join(lines)
+
+
+def _verdict(won: "PointRow | None") -> str:
+    from experiments.sweep.summary import shown
+
+    if won is None:
+        return "No point is best by validation: none has all its seeds finished with a validation split."
+    text = f"Best by validation: {won.label}, val/acc {shown(won.figures['val/acc_best'])}"
+    if won.figures["test/acc"]:
+        text += f"; its test accuracy: {shown(won.figures['test/acc'])}"
+    return f"{text} ({len(won.trials)} seed{'s' if len(won.trials) > 1 else ''})."
+
+
+def _states(row: "PointRow") -> str:
+    return ", ".join(f"{row.statuses.count(s)} {s}" for s in dict.fromkeys(row.statuses))
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fieldnames=names, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _page(
+    folder: Path,
+    trials: Sequence[Trial],
+    rows: Sequence[dict[str, Any]],
+    leaders: "Sequence[PointRow]",
+    won: "PointRow | None",
+) -> str:
+    from experiments.sweep import figures
+    from experiments.sweep.summary import cost
+
+    shares = _importances(folder)
+    drawn = {
+        "Curves": figures.curves(trials, won.trials if won else []),
+        "Importance of the parameters": figures.importances(shares) if shares else None,
+        "Each parameter by itself": figures.slices(trials),
+        "All parameters together": figures.parallel(trials),
+    }
+    parts = [
+        f"<h1>Sweep {html.escape(folder.name)}</h1><p>{html.escape(_verdict(won))}</p>",
+        "<h2>Points</h2>",
+        _points_table(leaders, won),
+        *(f"<h2>{title}</h2>{_image(figure)}" for title, figure in drawn.items() if figure is not None),
+        _agreement(trials),
+        "<h2>Cost</h2>",
+        _table([{key: f"{value:,g}" for key, value in cost(trials).items()}]),
+        _failures(trials),
+        "<h2>Trials</h2><p>Best validation accuracy first. A trial goes on, or starts over, with "
+        "<code>python -m experiments.run resume=&lt;folder&gt;</code>.</p>",
+        _table([_trial_cells(row, folder) for row in rows]),
+    ]
+    head = (
+        f"<!doctype html><meta charset=utf-8><title>{html.escape(folder.name)}</title><style>{STYLE}</style>"
+    )
+    return head + "\n".join(parts) + "\n"
+
+
+def _points_table(leaders: "Sequence[PointRow]", won: "PointRow | None") -> str:
+    """Return the leaderboard; the test figure of the winner alone, so that nobody chooses by it."""
+    from experiments.sweep.summary import shown
+
+    cells = []
+    for row in leaders:
+        is_best = won is not None and row.trials[0].folder == won.trials[0].folder
+        test = row.figures["test/acc"] if is_best or won is None else []
+        cells.append(
+            {
+                "point": row.label,
+                "seeds": str(len(row.trials)),
+                "val/acc, mean ± std": shown(row.figures["val/acc_best"]),
+                "test/acc of the best": shown(test),
+                "state": _states(row),
+            }
+        )
+    return _table(cells, marked=0 if won is not None else None)
+
+
+def _trial_cells(row: dict[str, Any], folder: Path) -> dict[str, str]:
+    shown = {"trial": f"#{row['trial']}", "name": row["name"], "status": row["status"]}
+    acc = row["val/acc_best"]
+    shown["val/acc best"] = "" if acc is None else f"{acc:.2%}"
+    shown |= {"epochs": str(row["epochs"]), "seconds": f"{row['seconds']:,.1f}"}
+    return shown | {"folder": str(Path(row["folder"]).relative_to(folder)), "run id": row["run_id"]}
+
+
+def _table(rows: Sequence[dict[str, str]], *, marked: int | None = None) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = ["<tr>" + "".join(f"<th>{html.escape(name)}</th>" for name in names) + "</tr>"]
+    for number, row in enumerate(rows):
+        cells = "".join(f"<td>{html.escape(row.get(name, ''))}</td>" for name in names)
+        lines.append(f"<tr{' class=best' if number == marked else ''}>{cells}</tr>")
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _failures(trials: Sequence[Trial]) -> str:
+    failed = [trial for trial in trials if trial.status == "failed"]
+    if not failed:
+        return ""
+    parts = ["<h2>Failures</h2>"]
+    for trial in failed:
+        result = trial.result
+        log = html.escape("\n".join(result.get("log", [])))
+        parts.append(
+            f"<p><b>{html.escape(trial.label)}</b>: {html.escape(result['error'])}</p><pre>{log}</pre>"
+        )
+    return "".join(parts)
+
+
+def _agreement(trials: Sequence[Trial]) -> str:
+    from experiments.sweep.summary import agreement
+
+    found = agreement(trials)
+    if found is None:
+        return ""
+    text = (
+        f"{found.trials} trials on {found.pictures:,} pictures: all are right on {found.all_right:.1%}, "
+        f"all wrong on {found.all_wrong:.1%}; two trials give the same answer on {found.same_answer:.1%}."
+    )
+    rows = [
+        {
+            "picture": str(index),
+            "label": label,
+            "most frequent answer": answer,
+            "trials right": f"{right:.0%}",
+        }
+        for index, label, answer, right in found.hardest
+    ]
+    return f"<h2>Agreement</h2><p>{text} The hardest pictures:</p>{_table(rows)}"
+
+
+def _importances(folder: Path) -> dict[str, float]:
+    """Return fANOVA's importance of each parameter, empty where there are too few finished trials."""
+    from optuna.importance import get_param_importances
+
+    from experiments.sweep.ledger import saved_study
+
+    try:
+        study = saved_study(folder / "ledger.jsonl")
+    except (KeyError, OSError, ValueError):
+        return {}
+    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
+    varied = {key for t in finished for key in t.params if t.params[key] != finished[0].params.get(key)}
+    if len(finished) < 4 or len(varied) < 2 or len({trial.value for trial in finished}) < 2:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of parameters with one value
+        return get_param_importances(study)
+
+
+def _image(figure: "Figure") -> str:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=110)
+    return f'<img src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}">'
+
+
+def main() -> None:
+    """Write the report of the sweep in the folder given and print where it lies."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
+    parser.add_argument("folder", type=Path, help="the folder of a sweep, as in sweeps/<name>")
+    with exit_codes():
+        folder = parser.parse_args().folder.resolve()
+        with user_mistakes():
+            paths = write(folder)
+        print("\n".join(map(str, paths)), file=sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

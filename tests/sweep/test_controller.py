@@ -1,0 +1,204 @@
+"""The controller's bookkeeping, with a backend whose trials end at once."""
+
+import dataclasses
+import gc
+import json
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments.sweep.controller import Controller
+from experiments.sweep.home import Home
+from experiments.sweep.ledger import Ledger, mend, saved_study
+from experiments.sweep.space import Space
+from experiments.sweep.trials import Trial
+from experiments.sweep.winner import winner
+from tests.sweep.conftest import space_of, sweep_settings
+
+Outcome = Callable[[Trial], dict]
+
+
+def finished(trial: Trial, acc: float = 0.5) -> dict:
+    return {"status": "finished", "metrics": {"val/acc_best": acc}}
+
+
+class Instant:
+    """A backend whose trials write the result that ``outcome`` names and are gone."""
+
+    slots = 2
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        self.started: list[Trial] = []
+        self.running: list[Trial] = []
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.running) < self.slots
+
+    def start(self, trial: Trial, overrides: list[str]) -> None:
+        assert self.has_room
+        self.running.append(trial)
+        self.started.append(dataclasses.replace(trial))
+        if result := self.outcome(trial):
+            (trial.folder / "result.json").write_text(json.dumps(result))
+
+    def adopt(self, trial: Trial) -> bool:
+        return False
+
+    def ended(self, trial: Trial) -> bool:
+        self.running.remove(trial)
+        return True
+
+    def cause(self, trial: Trial) -> str:
+        return "killed by SIGKILL"
+
+    def interrupt(self, trial: Trial) -> None: ...
+
+    def kill(self, trial: Trial) -> None: ...
+
+    def wait(self) -> None: ...
+
+
+def control(
+    folder: Path, space: Space, outcome: Outcome = finished, **changes: object
+) -> tuple[int, Instant]:
+    options = sweep_settings(**{"sampler": "grid"} | changes)
+    home = Home(folder)
+    home.open(space.identity())
+    with home:
+        backend = Instant(outcome)
+        ledger = Ledger(home.ledger, options, epochs=5)
+        controller = Controller(space, options, home, ledger, backend, extra=[], tags={})
+        return controller.run(), backend
+
+
+def labels(backend: Instant) -> list[str]:
+    return [trial.label for trial in backend.started]
+
+
+def test_a_grid_starts_in_order_and_once(tmp_path: Path):
+    space = space_of("optimizer.lr=0.1,0.2,0.1", "seed=0,1")
+    code, backend = control(tmp_path, space)
+    assert (code, labels(backend)) == (0, ["lr=0.1 s0", "lr=0.1 s1", "lr=0.2 s0", "lr=0.2 s1"])
+    code, backend = control(tmp_path, space)
+    assert (code, labels(backend)) == (0, [])
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes", "qmc"])
+def test_a_search_repeats_each_point_with_every_seed_and_can_be_extended(tmp_path: Path, sampler: str):
+    space = space_of(
+        "optimizer.lr=tag(log, interval(0.001, 1))", "optimizer.weight_decay=interval(0,1)", "seed=0,1,2"
+    )
+
+    def outcome(trial: Trial) -> dict:
+        return finished(trial, 1 / (1 + abs(float(trial.point["optimizer.lr"]) - 0.1)))
+
+    _, backend = control(tmp_path, space, outcome, sampler=sampler, n_trials=6)
+    points = {json.dumps({k: v for k, v in t.point.items() if k != "seed"}) for t in backend.started}
+    assert len(points) == 6
+    assert len(backend.started) == 18
+    assert all(0.001 <= float(trial.point["optimizer.lr"]) <= 1 for trial in backend.started)
+    assert "seed" not in saved_study(tmp_path / "ledger.jsonl").trials[0].params
+    assert control(tmp_path, space, outcome, sampler=sampler, n_trials=6)[1].started == []
+    _, more = control(tmp_path, space, outcome, sampler=sampler, n_trials=6, add_trials=2)
+    assert len(more.started) == 6
+    assert not points & {json.dumps({k: v for k, v in t.point.items() if k != "seed"}) for t in more.started}
+    _, further = control(tmp_path, space, outcome, sampler=sampler, n_trials=6, add_trials=2)
+    assert len(further.started) == 6
+
+
+def test_a_search_of_few_points_runs_each_once_and_ends(tmp_path: Path):
+    space = space_of("optimizer.lr=0.1,0.2,0.3", "model=resnet18,resnet20")
+    code, backend = control(tmp_path, space, sampler="tpe", n_trials=40)
+    assert code == 0
+    assert sorted(labels(backend)) == sorted(
+        f"lr={lr} {model}" for lr in (0.1, 0.2, 0.3) for model in ("resnet18", "resnet20")
+    )
+
+
+def test_an_interrupted_extension_is_not_added_twice(tmp_path: Path):
+    home = Home(tmp_path)
+    home.open({})
+    with home:
+        assert home.target(10, 0) == 10
+        assert home.target(10, 5) == home.target(10, 5) == 15
+        home.reached()
+        assert home.target(10, 0) == 15
+        assert home.target(10, 5) == 20
+
+
+SIX = ["optimizer.lr=1,2,3,4,5,6"]
+
+
+def bad(trial: Trial) -> dict:
+    return {"status": "failed", "error": "no"} if trial.point["optimizer.lr"] in "24" else finished(trial)
+
+
+@pytest.mark.parametrize(
+    ("changes", "begun"),
+    [({}, 6), ({"on_fail": "stop"}, 2), ({"max_failures": 1}, 2), ({"max_failures": 2}, 4)],
+)
+def test_failures_stop_the_sweep_only_where_asked(tmp_path: Path, changes: dict, begun: int):
+    code, backend = control(tmp_path, space_of(*SIX), bad, **changes)
+    assert code == 1
+    assert len(backend.started) == begun
+    code, again = control(tmp_path, space_of(*SIX), **changes)  # the cause is mended
+    assert code == 0
+    assert sorted(labels(again)) == [f"lr={n}" for n in range(2, 7) if n in (2, 4) or n > begun]
+
+
+@pytest.mark.parametrize(
+    ("result", "attempts"),
+    [
+        ({}, 3),  # killed
+        ({"status": "failed", "error": "CUDA out of memory. Tried to allocate 2 GiB"}, 3),
+        ({"status": "failed", "error": "a defect"}, 1),
+    ],
+)
+def test_only_kills_and_lack_of_memory_are_tried_again(tmp_path: Path, result: dict, attempts: int):
+    code, backend = control(tmp_path, space_of("optimizer.lr=1"), lambda trial: result, retries=2)
+    assert code == 1
+    assert len(backend.started) == attempts
+    assert {trial.number for trial in backend.started} == {0}
+
+
+def test_the_winner_has_the_best_mean_of_the_points_with_all_seeds(tmp_path: Path):
+    accs = {"1": (0.5, 0.9), "2": (0.8, 0.8), "3": (0.99, None)}
+
+    def outcome(trial: Trial) -> dict:
+        acc = accs[trial.point["optimizer.lr"]][int(trial.point["seed"])]
+        return {"status": "failed", "error": "no"} if acc is None else finished(trial, acc)
+
+    control(tmp_path, space_of("optimizer.lr=1,2,3", "seed=0,1"), outcome)
+    assert [trial.label for trial in winner(Home(tmp_path).trials().values())] == ["lr=2 s0", "lr=2 s1"]
+
+
+def test_memory_stays_flat(tmp_path: Path):
+    """Between the 300th and the 900th trial only the ledger and a small record of each trial are added."""
+    sizes: list[int] = []
+
+    def outcome(trial: Trial) -> dict:
+        if trial.number in (300, 900):
+            gc.collect()
+            sizes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        return finished(trial)
+
+    control(tmp_path, space_of("seed=range(901)"), outcome)
+    assert sizes[1] - sizes[0] < 600 * 16  # KiB
+
+
+def test_a_torn_ledger_is_cut_and_goes_on(tmp_path: Path):
+    control(tmp_path, space_of("seed=0,1"))
+    ledger = tmp_path / "ledger.jsonl"
+    whole = ledger.read_bytes()
+    ledger.write_bytes(whole + b'{"op_code": 4, "wor')
+    assert len(saved_study(ledger).trials) == 2
+    mend(ledger)
+    assert ledger.read_bytes() == whole
+    ledger.write_bytes(whole[:-20])
+    _, backend = control(tmp_path, space_of("seed=0,1"))
+    assert backend.started == []
+    assert [t.state.name for t in saved_study(ledger).trials] == ["COMPLETE", "COMPLETE"]

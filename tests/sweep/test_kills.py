@@ -1,0 +1,142 @@
+"""Kills and signals, of trials and controllers: in the end every point is done once, as without them."""
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.sweep.conftest import Sweep, wait_until
+
+NAMES = ["flip_lr-0.05", "flip_lr-0.1", "none_lr-0.05", "none_lr-0.1"]
+
+
+@pytest.fixture(scope="module")
+def grid(net: list[str]) -> list[str]:
+    """Four points of three epochs, of half a second each."""
+    space = ["aug=none,flip", "optimizer.lr=0.05,0.1"]
+    return [*net, *space, "sweep.slots=2", "trainer.epochs=3", "+model.seconds=0.04"]
+
+
+@pytest.fixture(scope="module")
+def whole(grid: list[str], tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """An uninterrupted sweep."""
+    sweep = Sweep(tmp_path_factory.mktemp("whole"))
+    done = sweep(*grid)
+    assert done.returncode == 0, done.stderr
+    return sweep
+
+
+def figures(sweep: Sweep) -> dict[str, tuple]:
+    return {name: (r["status"], r["metrics"], r["epochs"]) for name, r in sweep.results().items()}
+
+
+def test_a_grid_runs_every_point_once_in_its_order(grid: list[str], whole: Sweep):
+    assert sorted(whole.results()) == NAMES
+    assert set(whole.starts().values()) == {1}
+    assert {r["status"] for r in whole.results().values()} == {"finished"}
+    by_number = sorted(whole.trials().values(), key=lambda trial: trial["number"])
+    assert [trial["point"] for trial in by_number] == [
+        {"aug": aug, "optimizer.lr": lr} for aug in ("none", "flip") for lr in ("0.05", "0.1")
+    ]
+    assert all("test/acc" in r["metrics"] for r in whole.results().values())
+
+
+def test_again_with_a_broken_ledger_nothing_is_trained_and_the_ledger_made_anew(
+    grid: list[str], whole: Sweep
+):
+    from experiments.sweep.ledger import saved_study
+
+    ledger = whole.home / "ledger.jsonl"
+    values = {t.user_attrs["point"]: t.value for t in saved_study(ledger).trials}
+    ledger.write_text(ledger.read_text()[:300] + "\n{broken\n" + ledger.read_text()[300:])
+    again = whole(*grid)
+    assert again.returncode == 0, again.stderr
+    assert set(whole.starts().values()) == {1}
+    assert {t.user_attrs["point"]: t.value for t in saved_study(ledger).trials} == values
+    assert ledger.with_suffix(".broken").exists()
+
+
+def test_a_changed_sweep_of_the_same_name_is_refused(grid: list[str], whole: Sweep):
+    changed = [part for part in grid if not part.startswith("optimizer")]
+    done = whole(*changed, "optimizer.lr=0.05,0.2", "trainer.label_smoothing=0.1")
+    assert done.returncode == 2
+    assert "optimizer.lr: 0.05,0.1, got 0.05,0.2" in done.stderr
+    assert "trainer.label_smoothing: not given, got 0.1" in done.stderr
+    assert "another sweep.name" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_controller_may_be_killed_at_any_moment(grid: list[str], whole: Sweep, sweep: Sweep):
+    generator = random.Random(os.environ.get("PYTEST_SEED", 1))
+    for _ in range(3):
+        process = sweep.start(*grid)
+        begun = len(sweep.trials())
+        wait_until(lambda begun=begun: len(sweep.trials()) > begun or len(sweep.results()) == 4, process)
+        time.sleep(generator.uniform(0, 1.5))
+        process.kill()
+        process.communicate()
+    last = sweep.start(*grid)
+    wait_until((sweep.home / "lock").exists, last)
+    done = last.communicate(timeout=240)[1]
+    assert last.returncode == 0, done
+    assert figures(sweep) == figures(whole)
+    entries = {}
+    from experiments.sweep.ledger import saved_study
+
+    for trial in saved_study(sweep.home / "ledger.jsonl").trials:
+        assert trial.state.is_finished()
+        if trial.state.name == "COMPLETE":
+            assert entries.setdefault(trial.user_attrs["point"], trial.value) == trial.value
+    assert sorted(entries.values()) == sorted(r["metrics"]["val/acc_best"] for r in whole.results().values())
+
+
+def test_a_killed_trial_goes_on_and_a_second_controller_is_told(grid: list[str], whole: Sweep, sweep: Sweep):
+    process = sweep.start(*grid)
+    victim = sweep.home / "none_lr-0.1"
+    wait_until(lambda: "," in _read(victim / "metrics.csv"), process)
+    second = sweep(*grid)
+    assert second.returncode == 2
+    assert f"is being worked on by process {process.pid}" in second.stderr
+    if not (victim / "result.json").exists():
+        os.kill(int((victim / "lock").read_text().split()[1]), signal.SIGKILL)
+    stderr = process.communicate(timeout=240)[1]
+    assert process.returncode == 0, stderr
+    assert figures(sweep) == figures(whole)
+    assert set(sweep.starts().values()) <= {1, 2}
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def test_a_signal_stops_the_sweep_and_the_command_resumes_it(grid: list[str], whole: Sweep, sweep: Sweep):
+    for signum, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        process = sweep.start(*grid)
+        begun = len(sweep.trials())
+        wait_until(lambda begun=begun: len(_epochs(sweep)) > begun, process)
+        process.send_signal(signum)
+        stderr = process.communicate(timeout=60)[1]
+        assert process.returncode == code, stderr
+        assert "stopping: trials save their last epoch" in stderr
+        assert {r["status"] for r in sweep.results().values()} <= {"finished", "killed"}
+    again = sweep(*grid)
+    assert again.returncode == 0, again.stderr
+    assert figures(sweep) == figures(whole)
+
+
+def _epochs(sweep: Sweep) -> list[Path]:
+    """The trials that have an epoch behind them."""
+    return [path for path in sweep.home.glob("*/metrics.csv") if path.read_text().count("\n") > 1]
+
+
+def test_one_trial_can_be_taken_up_by_hand(grid: list[str], whole: Sweep, cli):
+    folder = whole.home / "none_lr-0.05"
+    kept = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").unlink()
+    done = cli(f"resume={folder}", PYTHONPATH=os.environ["PYTHONPATH"])
+    assert done.returncode == 0, done.stderr
+    assert json.loads((folder / "result.json").read_text())["metrics"] == kept["metrics"]

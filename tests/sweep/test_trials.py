@@ -1,0 +1,154 @@
+"""Trials by themselves: what ends one must not touch another, nor a GPU be given twice."""
+
+import signal
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from experiments.sweep.local import share_out
+from experiments.sweep.trials import Trial
+from tests.conftest import PROJECT
+from tests.sweep.conftest import TINY, Sweep, sweep_settings, wait_until
+
+
+def test_every_way_to_die_ends_one_trial_alone(sweep: Sweep, net: list[str]):
+    done = sweep(
+        *(*net, "+model.mode=ok,raise,exit,hang,kill,once", f"+model.diary={sweep.folder / 'diary'}"),
+        *("sweep.slots=2", "sweep.timeout=6", "sweep.retries=1", "trainer.epochs=1"),
+    )
+    assert done.returncode == 1
+    results = {name.removeprefix("mode-"): result for name, result in sweep.results().items()}
+    assert {mode: r["status"] for mode, r in results.items()} == {
+        **{"ok": "finished", "once": "finished"},
+        **{"raise": "failed", "exit": "failed", "hang": "failed", "kill": "failed"},
+    }
+    assert results["raise"]["error"] == "no forward today"
+    assert any("RuntimeError: no forward today" in line for line in results["raise"]["log"])
+    assert results["exit"]["error"].startswith("exit code 7")
+    assert results["hang"]["error"] == "sweep.timeout: longer than 6 s"
+    assert results["kill"]["error"] == "killed by SIGKILL"
+    attempts = {name: trial["attempts"] for name, trial in sweep.trials().items()}
+    assert attempts["mode-once"] == attempts["mode-kill"] == 2  # the second attempt is sweep.retries
+    assert attempts["mode-raise"] == attempts["mode-hang"] == attempts["mode-exit"] == 1
+    report = (sweep.home / "report.html").read_text()
+    assert "RuntimeError: no forward today" in report
+    assert "killed by SIGKILL" in report
+
+
+def test_slots_share_the_gpus_out(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    shared = share_out(sweep_settings(slots_per_gpu=2), gpus=2, cores=8, most=100)
+    assert (shared.count, sorted(shared.gpus), shared.threads) == (4, ["0", "0", "1", "1"], 0)
+    few = share_out(sweep_settings(slots_per_gpu=2), gpus=2, cores=8, most=2)
+    assert few.gpus == ("0", "1")  # one each before two on one
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-abc")
+    assert share_out(sweep_settings(), gpus=2, cores=8, most=9).gpus == ("5", "GPU-abc")
+    with pytest.raises(ValueError, match="sweep.slots must be at most 2, 2 GPUs times"):
+        share_out(sweep_settings(slots="3"), gpus=2, cores=8, most=9)
+
+
+def test_slots_share_the_cores_out():
+    assert vars(share_out(sweep_settings(threads=2), gpus=0, cores=8, most=100)) == {
+        **{"count": 4, "gpus": (), "threads": 2}
+    }
+    assert share_out(sweep_settings(), gpus=0, cores=8, most=2).threads == 4
+    assert share_out(sweep_settings(slots="3"), gpus=0, cores=8, most=100).count == 3
+    assert share_out(sweep_settings(threads=16), gpus=0, cores=8, most=100).count == 1
+
+
+TWO_GPUS = """
+import sys
+from pathlib import Path
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from experiments.compose import CONF, compose, settings
+from experiments.sweep.controller import Controller
+from experiments.sweep.home import Home
+from experiments.sweep.ledger import Ledger
+from experiments.sweep.local import Local, Slots
+from experiments.sweep.server import Server
+from experiments.sweep.space import parse
+import dataclasses
+
+if __name__ == "__main__":
+    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    space = parse(sys.argv[2:], loader)
+    options = dataclasses.replace(settings(compose([]))["sweep"], sampler="grid", name="gpus")
+    home = Home(Path(sys.argv[1]))
+    home.open(space.identity())
+    files = {"config_name": "config", "config_dir": None}
+    backend = Local(Server(tracked=False), Slots(2, ("a", "b"), 1), files)
+    ledger = Ledger(home.ledger, options, epochs=1)
+    sys.exit(Controller(space, options, home, ledger, backend, extra=[], tags={}).run())
+"""
+
+
+def test_two_trials_never_have_one_gpu_at_a_time(sweep: Sweep, net: list[str]):
+    """Each trial notes when it began and ended and which GPU it was given."""
+    script = sweep.folder / "two_gpus.py"
+    script.write_text(TWO_GPUS)
+    diary = sweep.folder / "diary"
+    arguments = [*net, "seed=range(5)", "trainer.epochs=1", "+model.seconds=0.05", f"+model.diary={diary}"]
+    done = subprocess.run(
+        [sys.executable, str(script), str(sweep.home), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    spans: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for line in diary.read_text().splitlines():
+        moment, pid, gpu, _ = line.split()
+        spans[gpu, pid].append(float(moment))
+    assert {gpu for gpu, _ in spans} == {"a", "b"}
+    assert len(spans) == 5
+    for gpu in ("a", "b"):
+        times = sorted((min(ts), max(ts)) for (name, _), ts in spans.items() if name == gpu)
+        assert all(end < begin for (_, end), (begin, _) in zip(times, times[1:], strict=False))
+
+
+def test_ten_thousand_points_start_soon(sweep: Sweep):
+    process = sweep.start(
+        *TINY,
+        *("model=resnet20,davidnet", "optimizer.lr=range(1,11)", "optimizer.weight_decay=range(0,10)"),
+        *("trainer.label_smoothing=0,0.1,0.2,0.3,0.4", "seed=range(10)"),
+    )
+    wait_until(lambda: any(sweep.home.glob("*/trial.json")), process, seconds=60)
+    process.kill()
+    process.communicate()
+    for path in sweep.home.glob("*/trial.json"):
+        Trial.read(path).signal(signal.SIGKILL)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting is not permitted here")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_full_disk_costs_no_finished_trial_and_is_told(small_disk: Path, net: list[str]):
+    sweep = Sweep(small_disk)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"0" * 2_200_000)
+    grid = [*net, "seed=0,1,2", "trainer.epochs=1", "sweep.slots=1"]
+    full = sweep(*grid)
+    assert full.returncode == 1, full.stderr
+    assert "Traceback" not in full.stderr
+    ballast.unlink()
+    again = sweep(*grid)
+    assert again.returncode == 0, again.stderr
+    assert {r["status"] for r in sweep.results().values()} == {"finished"}
+    assert len(sweep.results()) == 3
+
+
+def test_the_controller_imports_neither_torch_nor_mlflow():
+    code = "import sys, experiments.sweep.sweep; sys.exit(bool({'torch', 'mlflow'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0
