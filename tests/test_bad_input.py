@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,8 @@ def call_main(arguments: list[str], folder: Path) -> tuple[int, str, str]:
             for stream, path in ((1, out), (2, err)):
                 os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
             sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            # The parent's fork server, if an earlier test started one, is no child of this process.
+            forkserver._forkserver._forkserver_pid = None
             os.chdir(folder)
             sys.argv = ["experiments.run", *arguments]
             from experiments import run
