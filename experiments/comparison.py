@@ -76,7 +76,8 @@ class Run:
     @property
     def images_per_second(self) -> float | None:
         """Pictures a second in training, the median of the epochs: the first one warms up."""
-        return statistics.median(row["images_per_second"] for row in self.history) if self.history else None
+        paces = [row["images_per_second"] for row in self.history if "images_per_second" in row]
+        return statistics.median(paces) if paces else None
 
 
 @dataclass(frozen=True)
