@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 
 def save(path: Path, content: dict[str, Any], *, previous: Path | None = None) -> None:
@@ -40,3 +41,59 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     if not isinstance(content, dict):
         raise OSError(f"{path} is not a checkpoint of this project: it holds a {type(content).__name__}")
     return content
+
+
+def model_weights(path: Path) -> dict[str, Tensor]:
+    """Return the weights in a run folder (its best ones, else its last), a checkpoint or a plain state dict.
+
+    Of a checkpoint that keeps a moving average it is the average. Raises FileNotFoundError or OSError naming
+    ``path``.
+    """
+    if path.is_dir():
+        there = [file for name in ("best", "last") if (file := path / f"{name}.pt").exists()]
+        if not there:
+            raise FileNotFoundError(f"{path} holds no best.pt and no last.pt")
+        path = there[0]
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there")
+    content = load(path)
+    content = content.get("state", content)
+    weights = content.get("ema", content.get("model", content))
+    if isinstance(weights, dict):
+        weights = {
+            name.removeprefix("module."): value for name, value in weights.items() if name != "n_averaged"
+        }
+        if weights and all(isinstance(value, Tensor) for value in weights.values()):
+            return weights
+    raise OSError(f"{path} holds no weights: neither a checkpoint of this project nor a state dict")
+
+
+def start_from(model: nn.Module, weights: dict[str, Tensor]) -> str:
+    """Copy ``weights`` into ``model``; return the name of its head where that must start anew, else "".
+
+    The head is the last linear layer; it alone may differ, in the number of classes. Raises ValueError
+    naming the first tensor that does not fit.
+    """
+    own = model.state_dict()
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    head = linear[-1] if linear else ""
+    wrong = [name for name in own | weights if _shape(own.get(name)) != _shape(weights.get(name))]
+    other_classes = wrong and all(
+        name.startswith(f"{head}.") and _fits_head(own, weights, name) for name in wrong
+    )
+    if wrong and not other_classes:
+        raise ValueError(
+            f"the weights are those of another model: {len(wrong)} tensors do not fit, the first: "
+            f"{wrong[0]} is {_shape(weights.get(wrong[0]))}, needed {_shape(own.get(wrong[0]))}"
+        )
+    model.load_state_dict(own | {name: value for name, value in weights.items() if name not in wrong})
+    return head if wrong else ""
+
+
+def _fits_head(own: dict[str, Tensor], weights: dict[str, Tensor], name: str) -> bool:
+    """Tell whether a tensor differs in its first axis alone, the classes."""
+    return name in own and name in weights and own[name].shape[1:] == weights[name].shape[1:]
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "absent" if tensor is None else str(tuple(tensor.shape))

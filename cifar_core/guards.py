@@ -266,7 +266,7 @@ def check_epoch(
 
 
 def _watched(row: Row) -> str:
-    return "val" if "val/loss" in row else "test"
+    return next(split for split in ("val", "test", "train") if f"{split}/loss" in row)
 
 
 def _not_finite(row: Row, first_bad_step: int | None) -> Finding:

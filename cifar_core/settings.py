@@ -58,10 +58,13 @@ class TrainerSettings:
     eval_batch_size: int
     accumulate: int  # forward passes per optimizer step
     label_smoothing: float
+    alternating_flip: bool  # mirror every picture in every second epoch, half of them in the odd ones
     grad_clip: float  # largest gradient norm; 0 = no clipping
     ema_decay: float  # per optimizer step; 0 = no average of the weights
     early_stop: int  # epochs without a better val/acc; 0 = never
     test: bool  # read the test set once, at the end
+    evaluate: str  # each_epoch, or end: nothing but training before the last epoch's weights
+    tta: str  # views averaged for a second, extra figure at the end: none, mirror, multicrop
     device: str  # auto, cpu, cuda, cuda:N
     precision: str  # auto, fp32, bf16, fp16
     channels_last: bool
@@ -79,6 +82,8 @@ class TrainerSettings:
             _law(getattr(self, key) >= 0, f"trainer.{key}", "at least 0", getattr(self, key))
         for key in ("label_smoothing", "ema_decay"):
             _law(0 <= getattr(self, key) < 1, f"trainer.{key}", "in [0, 1)", getattr(self, key))
+        _one_of("trainer.evaluate", ("each_epoch", "end"), self.evaluate)
+        _one_of("trainer.tta", ("none", "mirror", "multicrop"), self.tta)
         _one_of("trainer.precision", ("auto", "fp32", "bf16", "fp16"), self.precision)
         _one_of("trainer.keep", ("all", "best", "none"), self.keep)
         _one_of("trainer.guards", ("stop", "warn", "off"), self.guards)
@@ -133,7 +138,7 @@ class SweepSettings:
     add_trials: int  # further points for a search that is there already
     zip: list[str]  # swept keys whose lists go together, first with first
     pruner: str  # none, median, asha, hyperband
-    prune_after: int  # epochs in which no trial is pruned
+    prune_after: int  # epochs in which no point is pruned
     test: str  # who reads the test set: auto, best, all, none
     refit: bool  # train the winner again on train + val and test that
     backend: str  # local, slurm

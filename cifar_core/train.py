@@ -19,6 +19,7 @@ from tqdm import tqdm
 from cifar_core.data import Data, Split
 from cifar_core.numerics import Numerics
 from cifar_core.settings import TrainerSettings
+from cifar_core.tta import averaged
 
 BAR_SECONDS = 0.5  # between two readings of the running loss for the progress bar
 
@@ -75,7 +76,7 @@ class EpochResult:
 
     epoch: int  # from 1
     step: int  # optimizer steps so far
-    metrics: dict[str, float]  # train/loss, train/acc and val/* or, without a validation split, test/*
+    metrics: dict[str, float]  # train/loss, train/acc and, where evaluated, val/* or, without it, test/*
     lr: float  # of the first parameter group, in the epoch's last step
     seconds: float
     images_per_second: float  # in training, without the evaluation
@@ -124,12 +125,13 @@ def train(
 
     ``data`` is on the state's device. Every random stream of an epoch follows from (seed, epoch), the global
     one (dropout, mix-up) included, so that a stopped training goes on as if it had not stopped. Where
-    ``data.val`` is empty, the test set is evaluated instead. ``criterion`` takes float32 logits (N, K) and
-    labels (N,) or weights (N, K) and returns the mean loss; None is cross-entropy with label smoothing.
+    ``data.val`` is empty, the test set is evaluated instead; with ``settings.evaluate`` "end" nothing is.
+    ``criterion`` takes float32 logits (N, K) and labels (N,) or weights (N, K) and returns the mean loss;
+    None is cross-entropy with label smoothing.
     ``between_batches`` is called before every batch and may raise to end the training there.
     """
     criterion = criterion or partial(F.cross_entropy, label_smoothing=settings.label_smoothing)
-    watched = "val" if len(data.val) else "test"
+    watched = "train" if settings.evaluate == "end" else "val" if len(data.val) else "test"
     while state.epoch < settings.epochs:
         started = time.perf_counter()
         before = state.step
@@ -137,16 +139,17 @@ def train(
         trained = time.perf_counter() - started
         images = len(losses) * settings.batch_size
         metrics = {"train/loss": math.fsum(losses) / len(losses), "train/acc": hits / images}
-        pictures: Split = getattr(data, watched)
-        logits = predict(
-            state.best_model,
-            data,
-            pictures,
-            state.numerics,
-            batch_size=settings.eval_batch_size,
-            between_batches=between_batches,
-        )
-        metrics |= score(logits, pictures.labels, watched)
+        if watched != "train":
+            pictures: Split = getattr(data, watched)
+            logits = predict(
+                state.best_model,
+                data,
+                pictures,
+                state.numerics,
+                batch_size=settings.eval_batch_size,
+                between_batches=between_batches,
+            )
+            metrics |= score(logits, pictures.labels, watched)
         if isinstance(state.scheduler, ReduceLROnPlateau):
             state.scheduler.step(metrics[f"{watched}/acc"])
         state.epoch += 1
@@ -177,6 +180,7 @@ def _train_epoch(
     steps = steps_per_epoch(len(data.train), settings)
     order = torch.randperm(len(data.train), generator=generator, device=device)
     batches = order[: steps * settings.batch_size * settings.accumulate].split(settings.batch_size)
+    mirrored = _mirrored(state.seed, state.epoch + 1, data.train) if settings.alternating_flip else None
     losses = torch.zeros(len(batches), device=device)  # on the device until the epoch ends
     hits = torch.zeros((), dtype=torch.int64, device=device)
     lr = 0.0
@@ -184,7 +188,7 @@ def _train_epoch(
     with _bar(len(batches) * settings.batch_size, state.epoch + 1, settings) as bar:
         for number, batch in enumerate(batches):
             between_batches()
-            images, targets = _prepare(state, data, batch, augment, mix, generator)
+            images, targets = _prepare(state, data, batch, augment, mix, generator, mirrored)
             losses[number], preds = _backward(state, images, targets, criterion, settings.accumulate)
             hits += (preds == data.train.labels[batch]).sum()
             if (number + 1) % settings.accumulate == 0:
@@ -201,6 +205,18 @@ def _reseed(seed: int, epoch: int, device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(own >> 1)
 
 
+def _mirrored(seed: int, epoch: int, pictures: Split) -> Tensor:
+    """Return which pictures (N,) an epoch shows mirrored: a random half in odd ones, the others in even ones.
+
+    So two epochs in a row show both sides of every picture. Source: Jordan 2024, arXiv:2404.00498.
+    """
+    device = pictures.images.device
+    (own,) = np.random.SeedSequence([seed, 0]).generate_state(1, np.uint64).tolist()
+    generator = torch.Generator(device).manual_seed(own >> 1)
+    half = torch.rand(len(pictures), generator=generator, device=device) < 0.5
+    return half if epoch % 2 else ~half
+
+
 def _prepare(
     state: TrainState,
     data: Data,
@@ -208,9 +224,13 @@ def _prepare(
     augment: Augment,
     mix: Mix | None,
     generator: torch.Generator,
+    mirrored: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return what the network and the loss see: float images and labels, or weights per class."""
-    images = augment(data.train.images[batch], generator=generator)
+    images = data.train.images[batch]
+    if mirrored is not None:
+        images = torch.where(mirrored[batch].view(-1, 1, 1, 1), images.flip(-1), images)
+    images = augment(images, generator=generator)
     images = data.normalize(state.numerics.lay_out(images))  # bytes are cheaper to lay out than floats
     labels = data.train.labels[batch]
     return (images, labels) if mix is None else mix(images, labels)
@@ -271,26 +291,31 @@ def predict(
     numerics: Numerics,
     *,
     batch_size: int,
+    tta: str = "none",
     between_batches: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Return float32 logits (N, K) of all pictures of ``split``, on its device; the training flag is kept."""
+    """Return float32 logits (N, K) of all pictures of ``split``, on its device; the training flag is kept.
+
+    ``tta`` names the views of each picture to average over (`cifar_core.tta`).
+    """
     training = model.training
     model.eval()
+    forward = averaged(model, tta)
     logits = []
     for images in split.images.split(batch_size):
         between_batches()
         with numerics.autocast():
-            logits.append(model(data.normalize(numerics.lay_out(images))).float())
+            logits.append(forward(data.normalize(numerics.lay_out(images))).float())
     model.train(training)
     return torch.cat(logits) if logits else torch.zeros(0, data.num_classes)
 
 
 def evaluate(
-    model: nn.Module, data: Data, split: str, numerics: Numerics, *, batch_size: int
+    model: nn.Module, data: Data, split: str, numerics: Numerics, *, batch_size: int, tta: str = "none"
 ) -> dict[str, float]:
     """Return loss (mean cross-entropy, nats) and accuracy of ``split`` ("train", "val" or "test")."""
     pictures: Split = getattr(data, split)
-    logits = predict(model, data, pictures, numerics, batch_size=batch_size)
+    logits = predict(model, data, pictures, numerics, batch_size=batch_size, tta=tta)
     return score(logits, pictures.labels, split)
 
 

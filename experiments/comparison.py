@@ -132,7 +132,7 @@ class Comparison:
     """Runs in groups; all else follows from them."""
 
     ranked: list[Configuration]  # the best mean validation accuracy first
-    apart: list[Configuration]  # evaluated on test each epoch, so never ranked; in the order of their words
+    apart: list[Configuration]  # without validation, so never ranked; in the order of their words
     others: list[Run]  # not finished
 
     @property
@@ -280,8 +280,8 @@ def warnings(comparison: Comparison) -> list[str]:
     if comparison.apart:
         letters = ", ".join(c.letter for c in comparison.apart)
         lines.append(
-            f"{letters}: the test pictures were evaluated each epoch (data.val_size=0), so these figures are "
-            "listed apart and never ranked."
+            f"{letters}: there was no validation split (data.val_size=0), so these figures are listed apart "
+            "and never ranked."
         )
     return [line for line in lines if line]
 

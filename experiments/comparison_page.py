@@ -97,8 +97,9 @@ def tables(comparison: Comparison) -> list[Table]:
         ),
         _configurations(
             comparison.apart,
-            "Apart: test evaluated each epoch",
-            "Without a validation split, every choice was made in sight of the test pictures; not ranked.",
+            "Apart: without a validation split",
+            "Not ranked. Protocol test_each_epoch: every choice was made in sight of the test pictures; "
+            "test_once: they were read at the end alone, and nothing was chosen.",
         ),
         _pairs(comparison),
         _classes(comparison),

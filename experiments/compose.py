@@ -84,10 +84,8 @@ def check(cfg: DictConfig) -> None:
 
 def settings(cfg: DictConfig) -> dict[str, Any]:
     """Return the dataclass of each settings group by its name, laws checked."""
-    _known(cfg.keys(), [*_fields(schema.Config), "hydra"], "")
-    for group in SETTINGS:
-        node = OmegaConf.get_type(cfg, group)
-        _known(cfg[group].keys(), _fields(node), f"{group}.")
+    _known(_ours(cfg), schema.Config)
+    schema.expected(cfg)
     return {group: OmegaConf.to_object(cfg[group]) for group in SETTINGS}
 
 
@@ -98,7 +96,10 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 def differences(cfg: DictConfig) -> dict[str, list[str]]:
     """Return what ``cfg`` sets otherwise than the default run: dotted key -> [default, value]."""
-    default, ours = flatten(plain(_compose(CONF, "config", []))), flatten(plain(cfg))
+    default, ours = (
+        flatten({key: value for key, value in plain(one).items() if key != "expected"})
+        for one in (_compose(CONF, "config", []), cfg)
+    )
     keys = [*ours, *(key for key in default if key not in ours)]
     return {
         key: [default.get(key, "-"), ours.get(key, "-")] for key in keys if default.get(key) != ours.get(key)
@@ -135,15 +136,14 @@ def _ours(cfg: DictConfig) -> DictConfig:
     return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
 
 
-def _fields(settings_type: Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(settings_type)]
-
-
-def _known(keys: Iterable[Any], fields: list[str], prefix: str) -> None:
-    # `+trainer.epochz=3` adds a key even to a typed group.
-    for key in keys:
+def _known(node: DictConfig, settings_type: Any, prefix: str = "") -> None:
+    """Raise ValueError for a key that a typed group lacks: `+trainer.epochz=3` adds one even there."""
+    fields = [field.name for field in dataclasses.fields(settings_type)]
+    for key in map(str, node):
         if key not in fields:
-            raise ValueError(unknown(str(key), fields, f"{prefix}{key} is not a key"))
+            raise ValueError(unknown(key, fields, f"{prefix}{key} is not a key"))
+        if dataclasses.is_dataclass(inner := OmegaConf.get_type(node, key)):
+            _known(node[key], inner, f"{prefix}{key}.")
 
 
 def _resolvers(cfg: DictConfig) -> None:
@@ -159,6 +159,10 @@ def _resolvers(cfg: DictConfig) -> None:
 
 
 def _protocol_laws(cfg: DictConfig) -> None:
+    if cfg.trainer.evaluate == "end" and cfg.trainer.early_stop > 0:
+        raise ValueError(
+            f"trainer.early_stop needs trainer.evaluate=each_epoch, got {cfg.trainer.early_stop}"
+        )
     if cfg.data.val_size == 0 and cfg.trainer.early_stop > 0:
         raise ValueError(
             f"trainer.early_stop needs a validation split, got {cfg.trainer.early_stop} with data.val_size=0"

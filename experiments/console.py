@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from cifar_core.data import Data
     from cifar_core.train import EpochResult, TrainState
 
+Expectation = dict[str, Any] | None  # `expected` of the configuration: test_acc, epochs, source
 SHOWN = ("report.html", "contact_sheet.png", "curves.png", "misclassified.csv")  # of the analysis folder
 
 
@@ -42,17 +43,38 @@ def figures(result: dict[str, Any], data: "Data") -> list[tuple[str, str]]:
     metrics, pairs = result["metrics"], []
     if "test/acc" in metrics:
         share = f"{round(metrics['test/acc'] * len(data.test)):,} of {len(data.test):,}"
-        fair = "" if len(data.val) else ", evaluated each epoch"
+        fair = ", evaluated each epoch" if result["protocol"] == "test_each_epoch" else ""
         pairs.append(("test accuracy", f"{metrics['test/acc']:.2%}  ({share} pictures{fair})"))
+    if "test/acc_tta" in metrics:
+        pairs.append(
+            ("with TTA", f"{metrics['test/acc_tta']:.2%}  (mean over several views of each picture)")
+        )
     if "val/acc_best" in metrics:
         pairs.append(("val accuracy", f"{metrics['val/acc_best']:.2%}  (best of {result['epochs']} epochs)"))
     return pairs
 
 
-def closing(folder: RunFolder, result: dict[str, Any], data: "Data", uri: str | None) -> list[str]:
+def comparison(result: dict[str, Any], expected: Expectation) -> list[tuple[str, str]]:
+    """Return what the recipe reached elsewhere beside this run's figure as a (name, text); [] without one."""
+    if expected is None:
+        return []
+    there = f"{expected['test_acc']:.2%} in {_epochs(expected['epochs'])} ({expected['source']})"
+    ours = result["metrics"].get("test/acc")
+    here = "has not read the test set" if ours is None else f"{ours:.2%} in {_epochs(result['epochs'])}"
+    return [("expected", f"{there}; this run {here}")]
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch" + ("s" if count != 1 else "")
+
+
+def closing(
+    folder: RunFolder, result: dict[str, Any], data: "Data", uri: str | None, expected: Expectation = None
+) -> list[str]:
     """Return the last lines: the figures, where things lie and how to look at them."""
     seconds = result["seconds"]
-    lines = ["", *(f"{name:<13}  {value}" for name, value in figures(result, data))]
+    pairs = figures(result, data) + comparison(result, expected)
+    lines = ["", *(f"{name:<13}  {value}" for name, value in pairs)]
     shares = [f"{seconds[part]:.1f} s {part}" for part in ("train", "analysis") if part in seconds]
     lines.append(f"time           {', '.join(shares)}, {seconds['total']:.1f} s in all")
     lines.append(f"run folder     {folder.path}")
@@ -63,7 +85,10 @@ def closing(folder: RunFolder, result: dict[str, Any], data: "Data", uri: str | 
     return lines
 
 
-def note(folder: RunFolder, result: dict[str, Any], data: "Data", command: str) -> str:
+def note(
+    folder: RunFolder, result: dict[str, Any], data: "Data", command: str, expected: Expectation = None
+) -> str:
     """Return the run's description for the tracker, as Markdown."""
-    told = "\n".join(f"* {name}: **{value}**" for name, value in figures(result, data))
+    pairs = figures(result, data) + comparison(result, expected)
+    told = "\n".join(f"* {name}: **{value}**" for name, value in pairs)
     return f"{told}\n\n    {command}\n\nRun folder `{folder.path}`; start with `analysis/report.html`.\n"

@@ -32,11 +32,21 @@ def environment() -> dict[str, Any]:
         "host": platform.node(),
         "pid": os.getpid(),
         "platform": platform.platform(),
+        "processor": _processor(),
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "git": _git(),
     }
+
+
+def _processor() -> str | None:
+    """Return the name of the CPU, as Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
 
 
 def _version(package: str) -> str | None:

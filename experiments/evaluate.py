@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("test", "val", "all")
 GROUPS = ("data", "analysis")  # that another option may be chosen of
-KEYS = ("trainer.device", "trainer.eval_batch_size", "trainer.precision", "trainer.threads")
+KEYS = ("trainer.device", "trainer.eval_batch_size", "trainer.precision", "trainer.threads", "trainer.tta")
 EXAMPLES = """examples:
   python -m experiments.evaluate runs/2026-01-31/12-00-00_resnet18
   python -m experiments.evaluate <run folder> data=folder data.root=my_pictures split=all
@@ -147,8 +147,8 @@ def evaluate(asked: Request, out: Path | None = None) -> tuple[Path, dict[str, A
     """
     import torch
 
+    from cifar_core import train
     from cifar_core.numerics import numerics
-    from cifar_core.train import predict, score
 
     trainer = settings(asked.cfg)["trainer"]
     with user_mistakes():
@@ -166,13 +166,18 @@ def evaluate(asked: Request, out: Path | None = None) -> tuple[Path, dict[str, A
         _check_place(out_dir, asked, record)
     model, data = where.place(model), data.to(where.device)
     logits = {
-        name: predict(model, data, getattr(data, name), where, batch_size=trainer.eval_batch_size)
+        name: train.predict(model, data, getattr(data, name), where, batch_size=trainer.eval_batch_size)
         for name in dict.fromkeys((split, "val"))
         if len(getattr(data, name))
     }
     labels = part.labels.to(where.device)
-    scores = score(logits[split], labels, split)
+    scores = train.score(logits[split], labels, split)
     record |= {"acc": scores[f"{split}/acc"], "loss": scores[f"{split}/loss"]}
+    if trainer.tta != "none":
+        averaged = train.evaluate(
+            model, data, split, where, batch_size=trainer.eval_batch_size, tta=trainer.tta
+        )
+        record["acc_tta"] = averaged[f"{split}/acc"]
     record["hits"] = int((logits[split].argmax(1) == labels).sum())
     _explain(asked, model, data, split, logits, record, out_dir)
     write_text(out_dir / "evaluation.json", json.dumps(record, indent=2) + "\n")
@@ -234,12 +239,7 @@ def _check_size(cfg: DictConfig, model: "nn.Module", image_size: int) -> None:
     from experiments import parts
 
     parts.augment(cfg)
-    try:
-        parts.cam_module(cfg, model, image_size)  # runs one picture
-    except RuntimeError as error:
-        raise ValueError(
-            f"data.image_size={image_size} does not fit {cfg.model._target_}: {error}"
-        ) from error
+    parts.cam_module(cfg, model, image_size)  # runs one picture
 
 
 def _record(asked: Request, data: "Data", part: "Split", epoch: int) -> dict[str, Any]:
@@ -299,6 +299,10 @@ def lines(asked: Request, out_dir: Path, record: dict[str, Any]) -> list[str]:
     """Return what the screen shows: accuracy, the run's own, what differs, the folder."""
     count = f"{record['hits']:,} of {record['pictures']:,} pictures"
     told = [f"accuracy       {record['acc']:.2%}  ({count}), loss {record['loss']:.4f}"]
+    if "acc_tta" in record:
+        told.append(
+            f"with views     {record['acc_tta']:.2%}  ({asked.cfg.trainer.tta} test-time augmentation)"
+        )
     result = saved.read_json(asked.folder / "result.json")
     metrics, status = result.get("metrics", {}), result.get("status", "unfinished")
     if status != "finished":

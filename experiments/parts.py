@@ -1,10 +1,13 @@
 """Turns a group of the configuration into the object it describes."""
 
+import logging
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -12,18 +15,73 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from cifar_core import checkpoint
 from cifar_core.analysis import cams
 from cifar_core.augment.pipeline import augmentation
 from cifar_core.augment.recipe import Step
-from cifar_core.train import Augment, Mix
+from cifar_core.data import Data, load_data
+from cifar_core.numerics import numerics
+from cifar_core.train import Augment, Mix, TrainState, start, steps_per_epoch
+from experiments.compose import settings
 
-RESERVED = ("cam_layer",)  # keys of the model group that are about the model, not arguments of it
+log = logging.getLogger(__name__)
+
+# Keys of a group that are about the object, not arguments of it.
+RESERVED = {"model": ("cam_layer", "weights"), "optimizer": ("decay_norm_bias",)}
+INIT_PICTURES = 5000  # of the training set, for models that start from them
+
+
+@dataclass
+class Training:
+    """What a training starts from, all on its device."""
+
+    state: TrainState
+    data: Data
+    augment: Augment
+    mix: Mix | None
+
+
+def training(cfg: DictConfig) -> Training:
+    """Build all parts, data first. Sets torch's global seed, thread count and matrix precision."""
+    options = settings(cfg)
+    trainer = options["trainer"]
+    if trainer.threads:
+        torch.set_num_threads(trainer.threads)
+    torch.set_float32_matmul_precision("high")
+    where = numerics(trainer)
+    data = load_data(options["data"]).to(where.device)
+    torch.manual_seed(cfg.seed)
+    net = where.place(model(cfg, num_classes=data.num_classes))
+    start_weights(cfg, net, data)
+    steps = steps_per_epoch(len(data.train), trainer)
+    chosen = optimizer(cfg, net.named_parameters())
+    schedule = scheduler(cfg, chosen, steps_per_epoch=steps)
+    state = start(net, chosen, schedule, numerics=where, seed=cfg.seed, ema_decay=trainer.ema_decay)
+    return Training(state, data, augment(cfg), mix(cfg, num_classes=data.num_classes))
 
 
 def model(cfg: DictConfig, *, num_classes: int) -> nn.Module:
     """Return the network on the CPU, with fresh weights from torch's global generator."""
-    arguments = OmegaConf.masked_copy(cfg.model, [key for key in cfg.model if key not in RESERVED])
-    return _call("model", arguments, num_classes=num_classes)
+    return _call("model", _arguments(cfg, "model"), num_classes=num_classes)
+
+
+def start_weights(cfg: DictConfig, model: nn.Module, data: Data) -> None:
+    """Give a fresh ``model`` what its start takes from ``data`` or, with `model.weights`, from elsewhere.
+
+    Both are on one device. A model that starts from pictures has `init_from_data(images)`, which gets
+    normalised ones (N, 3, H, W).
+    """
+    if hasattr(model, "init_from_data"):
+        every = max(1, len(data.train) // INIT_PICTURES)  # a folder lists class after class
+        model.init_from_data(data.normalize(data.train.images[::every][:INIT_PICTURES]))
+    if cfg.model.get("weights"):
+        path = Path(cfg.model.weights).expanduser()
+        try:
+            fresh = checkpoint.start_from(model, checkpoint.model_weights(path))
+        except (OSError, ValueError) as error:
+            raise type(error)(f"model.weights: {error}") from error
+        if fresh:
+            log.info("%s starts anew: %s has other classes", fresh, path)
 
 
 def steps(cfg: DictConfig) -> dict[str, Step]:
@@ -43,9 +101,17 @@ def mix(cfg: DictConfig, *, num_classes: int) -> Mix | None:
 
 
 def optimizer(cfg: DictConfig, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> Optimizer:
-    """Return the optimizer over (name, parameter) pairs."""
+    """Return the optimizer over those of the (name, parameter) pairs that are trained.
+
+    With `decay_norm_bias` false, parameters of fewer than two axes get a group without weight decay.
+    """
+    pairs: list[Any] = [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad]
+    if not cfg.optimizer.get("decay_norm_bias", True):
+        layers = [pair for pair in pairs if pair[1].ndim > 1]
+        others = [pair for pair in pairs if pair[1].ndim <= 1]
+        pairs = [{"params": layers}, {"params": others, "weight_decay": 0.0}]
     try:
-        return instantiate(cfg.optimizer, _partial_=True, _convert_="all")(list(named_parameters))
+        return instantiate(_arguments(cfg, "optimizer"), _partial_=True, _convert_="all")(pairs)
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"optimizer: {error}") from error
 
@@ -70,6 +136,11 @@ def tracker(cfg: DictConfig, out_dir: Path, name: str, protocol: str, commit: st
     tags = {"protocol": protocol, "seed": str(cfg.seed), "run_folder": str(out_dir)}
     tags |= {"mlflow.source.git.commit": commit} if commit else {}
     return _call("tracking", cfg.tracking, out_dir=out_dir, run_name=name, tags=tags)
+
+
+def _arguments(cfg: DictConfig, group: str) -> DictConfig:
+    """Return a group without its reserved keys."""
+    return OmegaConf.masked_copy(cfg[group], [key for key in cfg[group] if key not in RESERVED[group]])
 
 
 def _call(key: str, node: Any, **given: Any) -> Any:

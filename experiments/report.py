@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from experiments.sweep.summary import PointRow
 
+MISSED = 20  # pictures listed that no trial has right
 STYLE = """
 body { font: 15px/1.5 sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto }
@@ -50,15 +51,13 @@ def write(folder: Path) -> list[Path]:
 
 def note(folder: Path, trials: Sequence[Trial], leaders: "Sequence[PointRow]", won: "PointRow | None") -> str:
     """Return the sweep in Markdown: the best point and the ten first of the leaderboard."""
-    from experiments.sweep.summary import cost, shown
+    from experiments.sweep.summary import cost
 
+    rows = _point_cells(leaders, won)[:10]
     lines = [f"# Sweep {folder.name}", "", _verdict(won), ""]
-    lines += ["| point | seeds | val/acc best | state |", "|---|---|---|---|"]
-    for row in leaders[:10]:
-        lines.append(
-            f"| {row.label} | {len(row.trials)} | {shown(row.figures['val/acc_best'])} | {_states(row)} |"
-        )
-    lines += ["", ", ".join(f"{value:g} {key}" for key, value in cost(trials).items()), ""]
+    lines += [f"| {' | '.join(rows[0])} |", "|---" * len(rows[0]) + "|"]
+    lines += [f"| {' | '.join(row.values())} |" for row in rows]
+    lines += ["", _caution(leaders), ", ".join(f"{value:g} {key}" for key, value in cost(trials).items()), ""]
     return "\n".join(lines)
 
 
@@ -71,6 +70,16 @@ def _verdict(won: "PointRow | None") -> str:
     if won.figures["test/acc"]:
         text += f"; its test accuracy: {shown(won.figures['test/acc'])}"
     return f"{text} ({len(won.trials)} seed{'s' if len(won.trials) > 1 else ''})."
+
+
+def _caution(leaders: "Sequence[PointRow]") -> str:
+    """Return what must be known of means that lack a seed; empty where there is none."""
+    if all(row.is_whole or not row.finished for row in leaders):
+        return ""
+    return (
+        "Points of which not all seeds finished come last and are not ranked: their mean is over the seeds "
+        "that finished, and those need not be like the others."
+    )
 
 
 def _states(row: "PointRow") -> str:
@@ -123,23 +132,28 @@ def _page(
 
 
 def _points_table(leaders: "Sequence[PointRow]", won: "PointRow | None") -> str:
+    table = _table(_point_cells(leaders, won), marked=0 if won is not None else None)
+    caution = _caution(leaders)
+    return table + (f"<p>{caution}</p>" if caution else "")
+
+
+def _point_cells(leaders: "Sequence[PointRow]", won: "PointRow | None") -> list[dict[str, str]]:
     """Return the leaderboard; the test figure of the winner alone, so that nobody chooses by it."""
     from experiments.sweep.summary import shown
 
+    validated = any(row.figures["val/acc_best"] for row in leaders)
     cells = []
     for row in leaders:
-        is_best = won is not None and row.trials[0].folder == won.trials[0].folder
-        test = row.figures["test/acc"] if is_best or won is None else []
-        cells.append(
-            {
-                "point": row.label,
-                "seeds": str(len(row.trials)),
-                "val/acc, mean ± std": shown(row.figures["val/acc_best"]),
-                "test/acc of the best": shown(test),
-                "state": _states(row),
-            }
-        )
-    return _table(cells, marked=0 if won is not None else None)
+        cell = {"point": row.label, "seeds finished": f"{row.finished} of {row.seeds}"}
+        test = shown(row.figures["test/acc"])
+        if validated:
+            is_best = won is not None and row.trials[0].folder == won.trials[0].folder
+            cell["val/acc, mean ± std"] = shown(row.figures["val/acc_best"])
+            cell["test/acc of the best"] = test if is_best else ""
+        else:
+            cell["test/acc, mean ± std (no validation split)"] = test
+        cells.append(cell | {"state": _states(row)})
+    return cells
 
 
 def _trial_cells(row: dict[str, Any], folder: Path) -> dict[str, str]:
@@ -174,25 +188,27 @@ def _failures(trials: Sequence[Trial]) -> str:
 
 
 def _agreement(trials: Sequence[Trial]) -> str:
-    from experiments.sweep.summary import agreement
+    from experiments.sweep.summary import answers
 
-    found = agreement(trials)
+    found = answers(trials)
     if found is None:
         return ""
+    alike = found.agreement
     text = (
-        f"{found.trials} trials on {found.pictures:,} pictures: all are right on {found.all_right:.1%}, "
-        f"all wrong on {found.all_wrong:.1%}; two trials give the same answer on {found.same_answer:.1%}."
+        f"{found.trials} trials on {found.pictures:,} pictures: all are right on {alike.all_right:.1%}, "
+        f"all wrong on {alike.all_wrong:.1%}; two trials give the same answer on {alike.same_answer:.1%}."
     )
     rows = [
         {
             "picture": str(index),
             "label": label,
             "most frequent answer": answer,
-            "trials right": f"{right:.0%}",
+            "trials that give it": f"{share:.0%}",
         }
-        for index, label, answer, right in found.hardest
+        for index, label, answer, share in found.missed[:MISSED]
     ]
-    return f"<h2>Agreement</h2><p>{text} The hardest pictures:</p>{_table(rows)}"
+    told = f" Missed by all, {len(rows)} of {len(found.missed):,}:" if rows else ""
+    return f"<h2>Agreement</h2><p>{text}{told}</p>{_table(rows) if rows else ''}"
 
 
 def _importances(folder: Path) -> dict[str, float]:

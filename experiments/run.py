@@ -92,7 +92,7 @@ def _run(cfg: DictConfig, folder: RunFolder, result: dict[str, Any], name: str) 
 
     began = time.perf_counter()
     job = _set_up(cfg, folder)
-    result["protocol"] = "validation" if len(job.data.val) else "test_each_epoch"
+    result["protocol"] = _protocol(job)
     _describe(job)
     job.watch.check_start(job.state, job.augment)
 
@@ -116,7 +116,14 @@ def _run(cfg: DictConfig, folder: RunFolder, result: dict[str, Any], name: str) 
     result["run_id"] = tracker.run_id
     result["seconds"]["total"] = time.perf_counter() - began
     job.checkpoints.tidy(job.trainer.keep)
-    log.info("\n".join(console.closing(folder, result, job.data, tracker.uri)))
+    log.info("\n".join(console.closing(folder, result, job.data, tracker.uri, plain(cfg).get("expected"))))
+
+
+def _protocol(job: Job) -> str:
+    """Return what the run's figures stand for: who saw which pictures when."""
+    if len(job.data.val):
+        return "validation"
+    return "test_each_epoch" if job.trainer.evaluate == "each_epoch" else "test_once"
 
 
 def _train(job: Job, tracker: Any, result: dict[str, Any]) -> None:
@@ -134,7 +141,7 @@ def _train(job: Job, tracker: Any, result: dict[str, Any]) -> None:
         log.info(console.epoch_line(epoch, job.trainer.epochs))
         job.watch.check_epoch(job.state, epoch, job.history)
         over = _over(job.history, job.trainer) or _is_pruned(job.folder, result)
-        is_best = best_epoch(job.history) == epoch.epoch and (len(job.data.val) > 0 or over)
+        is_best = best_epoch(job.history) == epoch.epoch and ("val/acc" in epoch.metrics or over)
         job.checkpoints.keep(job.state, job.history, is_best=is_best, over=over)
         if over:
             break
@@ -147,41 +154,36 @@ def best_epoch(history: Sequence[Row]) -> int:
 
 
 def _set_up(cfg: DictConfig, folder: RunFolder) -> Job:
-    """Build all parts, data first, and take up the last checkpoint if there is one."""
-    import torch
-
-    from cifar_core.data import load_data
-    from cifar_core.numerics import numerics
-    from cifar_core.train import start, steps_per_epoch
+    """Build all parts and take up the last checkpoint if there is one."""
     from experiments import parts
     from experiments.watch import Watch
 
     options = settings(cfg)
     trainer = options["trainer"]
     with user_mistakes():
-        if trainer.threads:
-            torch.set_num_threads(trainer.threads)
-        torch.set_float32_matmul_precision("high")
-        where = numerics(trainer)
-        data = load_data(options["data"]).to(where.device)
-        torch.manual_seed(cfg.seed)
-        model = where.place(parts.model(cfg, num_classes=data.num_classes))
+        built = parts.training(cfg)
+        state, data = built.state, built.data
         if options["analysis"].level != "none":
-            parts.cam_module(cfg, model, data.image_size)
+            parts.cam_module(cfg, state.model, data.image_size)
         if trainer.compile:
-            model.compile()
-        optimizer = parts.optimizer(cfg, model.named_parameters())
-        steps = steps_per_epoch(len(data.train), trainer)
-        scheduler = parts.scheduler(cfg, optimizer, steps_per_epoch=steps)
-        augment, mix = parts.augment(cfg), parts.mix(cfg, num_classes=data.num_classes)
-        state = start(model, optimizer, scheduler, numerics=where, seed=cfg.seed, ema_decay=trainer.ema_decay)
+            state.model.compile()
         checkpoints = _checkpoints(cfg, folder, data)
         history = checkpoints.resume(state)
     checkpoints.check_space(state)
     folder.write_history(history)
-    watch = Watch(trainer, data, mixes=mix is not None)
+    watch = Watch(trainer, data, mixes=built.mix is not None)
     return Job(
-        cfg, folder, trainer, options["analysis"], state, data, augment, mix, checkpoints, watch, history
+        cfg=cfg,
+        folder=folder,
+        trainer=trainer,
+        analysis=options["analysis"],
+        state=state,
+        data=data,
+        augment=built.augment,
+        mix=built.mix,
+        checkpoints=checkpoints,
+        watch=watch,
+        history=history,
     )
 
 
@@ -217,7 +219,7 @@ def _describe(job: Job) -> None:
 
     for line in console.opening(job.cfg, job.folder, job.state, job.data):
         log.info(line)
-    if not len(job.data.val):
+    if _protocol(job) == "test_each_epoch":
         log.warning(
             "no validation split: the test set is evaluated each epoch, so its figure is not a fair one"
         )
@@ -245,19 +247,29 @@ def _is_pruned(folder: RunFolder, result: dict[str, Any]) -> bool:
 
 def _test(job: Job) -> "tuple[dict[str, float], dict[str, torch.Tensor]]":
     """Return the figures of the best weights, and their logits (N, K) by split."""
-    from cifar_core.train import predict, score
+    from cifar_core.train import evaluate, predict, score
 
+    state, batch_size = job.state, job.trainer.eval_batch_size
     logits, metrics = {}, {}
     for split in ("val", "test"):
         pictures = getattr(job.data, split)
         if len(pictures) and split in ("val", explained(job.trainer, job.data)):
-            state, batch_size = job.state, job.trainer.eval_batch_size
             logits[split] = predict(
                 state.best_model, job.data, pictures, state.numerics, batch_size=batch_size
             )
             suffix = "_best" if split == "val" else ""
             scores = score(logits[split], pictures.labels, split)
             metrics |= {f"{key}{suffix}": value for key, value in scores.items()}
+            if job.trainer.tta != "none":
+                averaged = evaluate(
+                    state.best_model,
+                    job.data,
+                    split,
+                    state.numerics,
+                    batch_size=batch_size,
+                    tta=job.trainer.tta,
+                )
+                metrics[f"{split}/acc_tta"] = averaged[f"{split}/acc"]
     return metrics, logits
 
 
@@ -280,7 +292,8 @@ def _explain(job: Job, logits: "dict[str, torch.Tensor]", tracker: Any, result: 
     for path in (job.folder.analysis, *(job.folder.path / name for name in RECORDS)):
         if path.exists():
             tracker.log_artifacts(path)
-    tracker.set_note(console.note(job.folder, result, job.data, _environment(job)["command_line"]))
+    command, expected = _environment(job)["command_line"], plain(job.cfg).get("expected")
+    tracker.set_note(console.note(job.folder, result, job.data, command, expected))
     result["seconds"]["analysis"] = time.perf_counter() - began
 
 
@@ -323,6 +336,7 @@ def _facts(job: Job, result: dict[str, Any]) -> dict[str, Any]:
         "differences": differences(job.cfg),
         "seconds": result["seconds"],
         "protocol": result["protocol"],
+        "expected": plain(job.cfg).get("expected"),
     }
 
 

@@ -23,6 +23,7 @@ HARMLESS = (
     "data.cache",
     "data.download",
     "data.root",  # the pictures themselves are compared
+    "expected",
     "security.",
     "sweep.",
     "tracking.",

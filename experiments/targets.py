@@ -63,10 +63,12 @@ def _check_call(key: str, node: dict[str, Any], user_prefixes: tuple[str, ...]) 
     takes = inspect.signature(target).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
         return
-    reserved = (*HYDRA_KEYS, *(parts.RESERVED if key == "model" else ()))
+    reserved = (*HYDRA_KEYS, *parts.RESERVED.get(key, ()))
     for name in node:
         if name not in takes and name not in reserved:
             raise ValueError(unknown(name, takes, f"{key}.{name} is not an argument of {node['_target_']}"))
+    if node.get("_partial_"):  # the rest comes from whoever calls it
+        return
     required = [name for name, p in takes.items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
     for name in required:
         if name not in node and name not in GIVEN.get(key, ()) and "_args_" not in node:
@@ -102,10 +104,11 @@ def _rehearse(cfg: DictConfig) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # Albumentations only warns of what it ignores
             warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
-            weight = [("weight", torch.nn.Parameter(torch.zeros(1)))]
+            shapes = {"conv.weight": (1, 1, 1, 1), "fc.weight": (1, 1), "fc.bias": (1,)}
+            weights = [(name, torch.nn.Parameter(torch.zeros(shape))) for name, shape in shapes.items()]
             parts.augment(cfg)
             parts.mix(cfg, num_classes=10)
-            optimizer = parts.optimizer(cfg, weight)
+            optimizer = parts.optimizer(cfg, weights)
             parts.scheduler(cfg, optimizer, steps_per_epoch=10)
             parts.tracker(cfg, Path(), "", "")  # writes nothing before it is entered
     finally:

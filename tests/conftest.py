@@ -5,12 +5,22 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
+
+from cifar_core.settings import TrainerSettings
 
 PROJECT = Path(__file__).resolve().parents[1]
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def trainer_settings(**changes: Any) -> TrainerSettings:
+    """Return the defaults of conf/trainer, on the CPU and without a progress bar, with ``changes``."""
+    values = yaml.safe_load((PROJECT / "conf" / "trainer" / "default.yaml").read_text())
+    return TrainerSettings(**(values | {"device": "cpu", "progress": False} | changes))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -23,29 +23,11 @@ from cifar_core.settings import TrainerSettings
 from experiments import parts
 from experiments.compose import compose
 from experiments.compose import settings as groups
+from tests.conftest import trainer_settings
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 FP32 = Numerics(torch.device("cpu"), torch.float32, channels_last=True)
-SETTINGS = TrainerSettings(
-    epochs=12,
-    batch_size=16,
-    eval_batch_size=100,
-    accumulate=1,
-    label_smoothing=0.0,
-    grad_clip=0.0,
-    ema_decay=0.0,
-    early_stop=0,
-    test=True,
-    device="cpu",
-    precision="fp32",
-    channels_last=True,
-    compile=False,
-    threads=0,
-    checkpoint_seconds=0.0,
-    keep="all",
-    guards="stop",
-    progress=False,
-)
+SETTINGS = trainer_settings(epochs=12, batch_size=16, eval_batch_size=100, precision="fp32", keep="all")
 
 
 @pytest.fixture(autouse=True)

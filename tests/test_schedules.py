@@ -1,8 +1,18 @@
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
-from torch.optim.lr_scheduler import MultiStepLR, OneCycleLR, ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import (
+    CosineAnnealingWarmRestarts,
+    MultiStepLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    StepLR,
+)
 
 from cifar_core import schedules
+from experiments.compose import CONF
 
 
 def optimizer(lr: float = 1.0) -> torch.optim.SGD:
@@ -53,11 +63,68 @@ def test_cosine():
     )
 
 
+def test_linear():
+    assert lrs(schedules.linear, epochs=2) == [1.0, 0.75, 0.5, 0.25]
+    assert lrs(schedules.linear, epochs=2, final_factor=0.2) == pytest.approx([1.0, 0.8, 0.6, 0.4])
+    assert lrs(schedules.linear, epochs=3, warmup_epochs=1) == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    assert lrs(schedules.linear, epochs=2, warmup_epochs=2) == [0.25, 0.5, 0.75, 1.0]
+
+
+@pytest.mark.parametrize(("period", "multiplier", "final"), [(3, 1, 0.0), (1, 2, 0.0), (2, 3, 0.25)])
+def test_cosine_restarts_are_torchs(period: int, multiplier: int, final: float):
+    """Stepped by fractions of an epoch, as torch's documentation does it, and begun anew after a warm-up."""
+    opt = optimizer()
+    scheduler = CosineAnnealingWarmRestarts(opt, T_0=period, T_mult=multiplier, eta_min=final)
+    expected = []
+    for step in range(40):
+        scheduler.step(step / 4)
+        expected.append(opt.param_groups[0]["lr"])
+    options = {"period": period, "multiplier": multiplier, "final_factor": final, "steps": 4}
+    assert lrs(schedules.cosine_restarts, epochs=10, **options) == pytest.approx(expected)
+    warm = lrs(schedules.cosine_restarts, epochs=12, warmup_epochs=2, **options)
+    assert warm == pytest.approx([*np.arange(1, 9) / 8, *expected])
+
+
+def test_cosine_restarts_begin_each_fall_at_the_full_lr():
+    seen = lrs(schedules.cosine_restarts, epochs=7, steps=3, period=1, multiplier=2)
+    assert [step for step, lr in enumerate(seen) if lr == 1.0] == [0, 3, 9]
+
+
+def test_triangle_of_airbench():
+    """Its own: numpy's interpolation between the steps 0, int(0.23 * steps) and steps; here 46 of 200."""
+    expected = np.interp(np.arange(200), [0, 46, 200], [0.2, 1, 0.07])
+    seen = lrs(schedules.triangle, epochs=8, steps=25)
+    assert seen == pytest.approx(expected.tolist())
+    assert (seen[0], seen[46], max(seen)) == (0.2, 1.0, 1.0)
+
+
+def test_triangle_of_davidnet():
+    """Page's peak is given as an epoch, 5 of 24, between two zeros."""
+    options = {"warmup_epochs": 5, "start_factor": 0.0, "final_factor": 0.0}
+    seen = lrs(schedules.triangle, epochs=24, steps=3, **options)
+    assert seen == pytest.approx(np.interp(np.arange(72) / 3, [0, 5, 24], [0, 1, 0]).tolist())
+    assert (seen[0], seen[15], seen[-1]) == (0.0, 1.0, pytest.approx(1 / 57))
+
+
+def test_triangle_without_a_rise_is_a_line():
+    assert lrs(schedules.triangle, epochs=2, pct_start=0, final_factor=0.0) == [1.0, 0.75, 0.5, 0.25]
+
+
 def test_one_cycle():
     cycle = {"div_factor": 10.0, "final_div_factor": 10.0, "anneal_strategy": "linear"}
     assert lrs(schedules.one_cycle, epochs=3, warmup_epochs=1, **cycle) == pytest.approx(
         [0.1, 1.0, 0.7525, 0.505, 0.2575, 0.01]
     )
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 10])
+@pytest.mark.parametrize("rise", [0.0, 0.1, 1 / 3, 0.5, 0.9])
+def test_one_cycle_of_a_few_steps(epochs: int, rise: float):
+    """A rise of one step peaks there: torch's own class divides by zero."""
+    seen = lrs(schedules.one_cycle, epochs=epochs, steps=1, pct_start=rise, anneal_strategy="linear")
+    assert all(0 < lr <= 1 + 1e-9 for lr in seen)
+    if round(rise * epochs, 9) == 1:
+        assert seen[0] == pytest.approx(1.0, abs=1e-5)
 
 
 def test_plateau():
@@ -108,7 +175,18 @@ def test_one_cycle_is_torchs():
         (schedules.step, {"gamma": 0}, "gamma must be above 0"),
         (schedules.multistep, {"milestones": [3, 1]}, "milestones must be rising epochs"),
         (schedules.cosine, {"final_factor": 2}, "final_factor must be in"),
-        (schedules.one_cycle, {"pct_start": 2}, "pct_start must be in"),
+        (schedules.linear, {"final_factor": -0.1}, "final_factor must be in"),
+        (schedules.cosine_restarts, {"period": 0}, "period must be at least 1 epoch, got 0"),
+        (schedules.cosine_restarts, {"period": 1, "multiplier": 0.5}, "multiplier must be at least 1"),
+        (schedules.cosine_restarts, {"period": 1, "final_factor": 2}, "final_factor must be in"),
+        (schedules.triangle, {"start_factor": 2}, "start_factor must be in"),
+        (schedules.triangle, {"final_factor": 2}, "final_factor must be in"),
+        (schedules.triangle, {"warmup_epochs": 4}, "warmup_epochs must be .* below trainer.epochs, 4, got 4"),
+        (schedules.one_cycle, {"pct_start": 1}, "pct_start must be at least 0 and below 1, got 1"),
+        (schedules.one_cycle, {"warmup_epochs": 4}, "warmup_epochs must be .* below trainer.epochs, 4"),
+        (schedules.one_cycle, {"div_factor": 0}, "div_factor must be above 0"),
+        (schedules.one_cycle, {"final_div_factor": 0}, "final_div_factor must be above 0"),
+        (schedules.plateau, {"factor": 1}, "factor must be above 0 and below 1, got 1"),
     ],
 )
 def test_laws(schedule, options, message):
@@ -116,25 +194,64 @@ def test_laws(schedule, options, message):
         schedule(optimizer(), epochs=4, steps_per_epoch=2, **options)
 
 
-def test_state_goes_on(tmp_path):
-    """Saved after three of eight steps and loaded into a fresh schedule, every schedule goes on as before."""
-    for schedule, options in [
-        (schedules.cosine, {"warmup_epochs": 1}),
-        (schedules.one_cycle, {}),
-        (schedules.plateau, {"patience": 0, "warmup_epochs": 2}),
-    ]:
-        opt = optimizer()
-        scheduler = schedule(opt, epochs=4, steps_per_epoch=2, **options)
-        for _ in range(3):
-            opt.step()
-            scheduler.step()
-        torch.save([opt.state_dict(), scheduler.state_dict()], tmp_path / "state.pt")
-        other = optimizer()
-        resumed = schedule(other, epochs=4, steps_per_epoch=2, **options)
-        for part, state in zip((other, resumed), torch.load(tmp_path / "state.pt"), strict=True):
-            part.load_state_dict(state)
-        for _ in range(4):
-            assert other.param_groups[0]["lr"] == opt.param_groups[0]["lr"]
-            for each_opt, each in ((opt, scheduler), (other, resumed)):
-                each_opt.step()
-                each.step()
+ALL = {  # every schedule, with the options that bring most of it into play
+    "constant": {"warmup_epochs": 2},
+    "step": {"step_size": 1, "gamma": 0.5, "warmup_epochs": 1},
+    "multistep": {"milestones": [1, 3], "warmup_epochs": 0.5},
+    "linear": {"warmup_epochs": 1, "final_factor": 0.1},
+    "cosine": {"warmup_epochs": 1},
+    "cosine_restarts": {"period": 1, "multiplier": 2, "warmup_epochs": 1},
+    "triangle": {"warmup_epochs": 2},
+    "one_cycle": {"warmup_epochs": 2},
+    "plateau": {"factor": 0.5, "patience": 0, "warmup_epochs": 1},
+}
+
+
+def test_all_shipped_schedules_are_tested_here():
+    assert {path.stem for path in (CONF / "scheduler").glob("*.yaml")} == set(ALL)
+
+
+def two_groups() -> torch.optim.SGD:
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (1.0, 0.01)]
+    return torch.optim.SGD(groups, momentum=0.9)
+
+
+def advance(optimizer, scheduler, steps: range) -> list[tuple[float, ...]]:
+    """Take the given steps of two an epoch; return each group's lr and momentum in every one."""
+    seen = []
+    for step in steps:
+        seen.append(tuple(group[key] for group in optimizer.param_groups for key in ("lr", "momentum")))
+        optimizer.step()
+        scheduler.step()
+        if isinstance(scheduler, ReduceLROnPlateau) and step % 2:
+            scheduler.step(0.5)
+    return seen
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_group_keeps_its_own_lr(name: str):
+    opt = two_groups()
+    scheduler = getattr(schedules, name)(opt, epochs=4, steps_per_epoch=2, **ALL[name])
+    assert scheduler.get_last_lr() == [group["lr"] for group in opt.param_groups]
+    for first, _, second, _ in advance(opt, scheduler, range(8)):
+        assert second == pytest.approx(first / 100)
+
+
+@pytest.mark.parametrize("stop", range(9))
+@pytest.mark.parametrize("name", ALL)
+def test_state_goes_on(name: str, stop: int, tmp_path: Path):
+    """Saved after any step and loaded into a fresh one, every schedule goes on as if it had not stopped."""
+
+    def begin():
+        opt = two_groups()
+        return opt, getattr(schedules, name)(opt, epochs=4, steps_per_epoch=2, **ALL[name])
+
+    whole = advance(*begin(), range(8))
+    opt, scheduler = begin()
+    before = advance(opt, scheduler, range(stop))
+    torch.save([opt.state_dict(), scheduler.state_dict()], tmp_path / "state.pt")
+    resumed = begin()
+    for part, state in zip(resumed, torch.load(tmp_path / "state.pt", weights_only=True), strict=True):
+        part.load_state_dict(state)
+    assert before + advance(*resumed, range(stop, 8)) == whole
+    assert len(set(whole)) > 2

@@ -11,27 +11,17 @@ from cifar_core import checkpoint, schedules, train
 from cifar_core.data import Data, Split
 from cifar_core.numerics import Numerics, numerics
 from cifar_core.settings import TrainerSettings
+from tests.conftest import trainer_settings
 
 FP32 = Numerics(torch.device("cpu"), torch.float32, channels_last=True)
-SETTINGS = TrainerSettings(
+SETTINGS = trainer_settings(
     epochs=2,
     batch_size=8,
     eval_batch_size=7,
-    accumulate=1,
-    label_smoothing=0.0,
-    grad_clip=0.0,
-    ema_decay=0.0,
-    early_stop=0,
-    test=True,
-    device="cpu",
     precision="fp32",
-    channels_last=True,
-    compile=False,
-    threads=0,
     checkpoint_seconds=0.0,
     keep="all",
     guards="off",
-    progress=False,
 )
 
 
@@ -221,6 +211,50 @@ def test_every_picture_once_an_epoch(data):
     order = torch.cat(seen).flatten(1)
     assert sorted(map(tuple, order.tolist())) == sorted(map(tuple, data.train.images.flatten(1).tolist()))
     assert not torch.equal(order, data.train.images.flatten(1))
+
+
+def shown_mirrored(data, settings, seed=0):
+    """Return, for every epoch, which of the training pictures (N,) were shown mirrored."""
+    shown = []
+
+    def note(images, *, generator):
+        shown.extend(images)
+        return images
+
+    run(begin(data, settings, seed=seed), data, settings, augment=note)
+    epochs = [shown[start : start + 48] for start in range(0, len(shown), 48)]
+
+    def mirrored(image, epoch):
+        seen = (
+            [torch.equal(other, image) for other in epoch],
+            [torch.equal(other, image.flip(-1)) for other in epoch],
+        )
+        return None if not any(map(any, seen)) else any(seen[1])
+
+    return [[mirrored(image, epoch) for image in data.train.images[:40]] for epoch in epochs]
+
+
+def test_alternating_flip_shows_both_sides_in_two_epochs(data):
+    settings = dataclasses.replace(SETTINGS, epochs=4, alternating_flip=True)
+    first, second, third, fourth = shown_mirrored(data, settings)
+    pairs = [(a, b) for a, b in zip(first, second, strict=True) if None not in (a, b)]
+    assert len(pairs) > 30  # the incomplete last batch was dropped
+    assert all(a != b for a, b in pairs)
+    assert 5 < sum(a for a, _ in pairs) < 35  # about half of them
+    for early, late in ((first, third), (second, fourth)):
+        assert all(a == b for a, b in zip(early, late, strict=True) if None not in (a, b))
+    assert shown_mirrored(data, settings, seed=1)[0] != first
+
+
+def test_predict_averages_over_the_views(data):
+    state = begin(data)
+    plain, both = (
+        train.predict(state.model, data, data.val, FP32, batch_size=7, tta=tta) for tta in ("none", "mirror")
+    )
+    turned = dataclasses.replace(data.val, images=data.val.images.flip(-1))
+    mirrored = train.predict(state.model, data, turned, FP32, batch_size=7)
+    torch.testing.assert_close(both, (plain + mirrored) / 2)
+    assert not torch.equal(plain, both)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

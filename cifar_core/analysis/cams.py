@@ -35,12 +35,15 @@ def cam_module(model: nn.Module, name: str, image_size: int) -> nn.Module:
     """Find the module called `name`, whose output must be a grid (N, C, H, W) of more than one cell.
 
     Without a name it is the last one in the forward pass whose grid has at least 7 cells a side.
-    Runs one picture. Raises ValueError that lists the modules with a grid, nested at most once.
+    Runs one picture. Raises ValueError that lists the modules with a grid, nested at most once, or says that
+    the model does not take pictures of this size.
     """
     grids = _grids(model, image_size)
     if not name:
-        large = [known for known, side in grids.items() if side >= SMALLEST]
-        name = large[-1] if large else next(reversed(grids), "")
+        # The picture is square, so what is not has other axes: some transformers give (N, H, W, C).
+        square = {known: height for known, (height, width) in grids.items() if height == width}
+        large = [known for known, side in square.items() if side >= SMALLEST]
+        name = next(reversed(large or [*square]), "")
     if name not in grids:
         choices = ", ".join(known for known in grids if known.count(".") <= 1) or "none"
         raise ValueError(
@@ -97,13 +100,15 @@ def _batch(
     return torch.stack(maps).cpu(), logits.argmax(1).cpu() == found.preds[rows]
 
 
-def _grids(model: nn.Module, image_size: int) -> dict[str, int]:
-    """Return the shorter side of each module's grid, in cells, in the order of the forward pass."""
-    grids: dict[str, int] = {}
+def _grids(model: nn.Module, image_size: int) -> dict[str, tuple[int, int]]:
+    """Return height and width, in cells, of each module's grid, in the order of the forward pass."""
+    grids: dict[str, tuple[int, int]] = {}
 
     def note(name: str, module: nn.Module, args: tuple, output: object) -> None:
+        if isinstance(module, (nn.Dropout, nn.Softmax)):  # where attention passes, (N, heads, L, L)
+            return
         if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1:
-            grids.setdefault(name, min(output.shape[2:]))
+            grids.setdefault(name, (output.shape[2], output.shape[3]))
 
     hooks = [
         module.register_forward_hook(partial(note, name)) for name, module in model.named_modules() if name
@@ -112,6 +117,12 @@ def _grids(model: nn.Module, image_size: int) -> dict[str, int]:
     try:
         with torch.no_grad(), evaluating(model):
             model(parameter.new_zeros(1, 3, image_size, image_size))
+    except (AssertionError, RuntimeError) as error:
+        if type(error) not in (AssertionError, RuntimeError):  # such as a lack of memory
+            raise
+        raise ValueError(
+            f"the model must take pictures of {image_size}x{image_size}, but: {error}"
+        ) from error
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,6 +1,7 @@
 """ResNets for small pictures: no stride and no pooling in the stem (He et al. 2015, arXiv:1512.03385)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch.nn.functional as F
@@ -10,6 +11,16 @@ from torch import Tensor, nn
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     """Return a padded 3x3 convolution without bias, since a BatchNorm follows."""
     return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+
+
+@dataclass(frozen=True)
+class Drop2d:
+    """Shares of whole channels that are dropped in training (Tompson et al. 2014, arXiv:1411.4280)."""
+
+    stem: float = 0.0  # after the stem
+    block: float = 0.0  # after each of the two BatchNorms of a block
+    shortcut: float = 0.0  # after the BatchNorm of a shortcut that projects
+    stage: float = 0.0  # after each stage
 
 
 class PadShortcut(nn.Module):
@@ -30,19 +41,23 @@ class PadShortcut(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut, which projects (option B) or pads (option A) if it must."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, project: bool) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, project: bool, drop2d: Drop2d
+    ) -> None:
         """Take `in_channels` to `out_channels`; the first convolution has the stride."""
         super().__init__()
         self.conv1 = conv3x3(in_channels, out_channels, stride)
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = conv3x3(out_channels, out_channels)
         self.bn2 = nn.BatchNorm2d(out_channels)
+        self.drop = nn.Dropout2d(drop2d.block)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
             self.shortcut = (
                 nn.Sequential(
                     nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False),
                     nn.BatchNorm2d(out_channels),
+                    nn.Dropout2d(drop2d.shortcut),
                 )
                 if project
                 else PadShortcut(out_channels - in_channels, stride)
@@ -50,8 +65,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C', ceil(H / stride), ceil(W / stride))."""
-        residual = F.relu(self.bn1(self.conv1(features)), inplace=True)
-        residual = self.bn2(self.conv2(residual))
+        residual = F.relu(self.drop(self.bn1(self.conv1(features))), inplace=True)
+        residual = self.drop(self.bn2(self.conv2(residual)))
         return F.relu(residual + self.shortcut(features), inplace=True)
 
 
@@ -71,17 +86,20 @@ class ResNet(nn.Module):
         in_chans: int,
         drop_rate: float,
         zero_init_last: bool,
+        drop2d: Drop2d,
     ) -> None:
         """Stack `blocks[i]` blocks of `width * 2**i` channels in stage i."""
         super().__init__()
         channels = [width, *(width * 2**i for i in range(len(blocks)))]
         self.conv1 = conv3x3(in_chans, width)
         self.bn1 = nn.BatchNorm2d(width)
+        self.drop_stem = nn.Dropout2d(drop2d.stem)
+        self.drop_stage = nn.Dropout2d(drop2d.stage)
         self.stages = [f"layer{i}" for i in range(1, len(blocks) + 1)]
         for name, depth, (before, after) in zip(self.stages, blocks, pairwise(channels), strict=True):
             stride = 1 if name == "layer1" else 2
-            first = BasicBlock(before, after, stride, project)
-            rest = [BasicBlock(after, after, 1, project) for _ in range(depth - 1)]
+            first = BasicBlock(before, after, stride, project, drop2d)
+            rest = [BasicBlock(after, after, 1, project, drop2d) for _ in range(depth - 1)]
             self.add_module(name, nn.Sequential(first, *rest))
         self.drop = nn.Dropout(drop_rate)
         self.fc = nn.Linear(channels[-1], num_classes)
@@ -96,9 +114,9 @@ class ResNet(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Map (N, in_chans, H, W) to the last stage's (N, C, h, w)."""
-        features = F.relu(self.bn1(self.conv1(images)), inplace=True)
+        features = self.drop_stem(F.relu(self.bn1(self.conv1(images)), inplace=True))
         for name in self.stages:
-            features = self.get_submodule(name)(features)
+            features = self.drop_stage(self.get_submodule(name)(features))
         return features
 
     def forward_head(self, features: Tensor) -> Tensor:
@@ -117,11 +135,13 @@ def resnet18(
     width: int = 64,
     drop_rate: float = 0.0,
     zero_init_last: bool = False,
+    drop2d: Mapping[str, float] | None = None,
 ) -> ResNet:
     """Return ResNet-18 with a 3x3 stem: 11,173,962 parameters for ten classes.
 
     `width` is the channels of the first stage, `drop_rate` the dropout before `fc`; `zero_init_last` starts
-    every block as its shortcut (Goyal et al. 2017, arXiv:1706.02677, section 5.1).
+    every block as its shortcut (Goyal et al. 2017, arXiv:1706.02677, section 5.1). `drop2d` has the
+    rates of `Drop2d` by name; those left out are 0.
     """
     return ResNet(
         num_classes,
@@ -131,6 +151,7 @@ def resnet18(
         in_chans=in_chans,
         drop_rate=drop_rate,
         zero_init_last=zero_init_last,
+        drop2d=Drop2d(**(drop2d or {})),
     )
 
 
@@ -141,6 +162,7 @@ def resnet34(
     width: int = 64,
     drop_rate: float = 0.0,
     zero_init_last: bool = False,
+    drop2d: Mapping[str, float] | None = None,
 ) -> ResNet:
     """Return ResNet-34 with a 3x3 stem: 21,282,122 parameters for ten classes; options as `resnet18`."""
     return ResNet(
@@ -151,6 +173,7 @@ def resnet34(
         in_chans=in_chans,
         drop_rate=drop_rate,
         zero_init_last=zero_init_last,
+        drop2d=Drop2d(**(drop2d or {})),
     )
 
 
@@ -164,7 +187,7 @@ def resnet20(
 ) -> ResNet:
     """Return the paper's own CIFAR net (section 4.2): 269,722 parameters for ten classes.
 
-    Three stages and shortcuts of option A; options as `resnet18`.
+    Three stages and shortcuts of option A; other options as `resnet18`.
     """
     return ResNet(
         num_classes,
@@ -174,4 +197,5 @@ def resnet20(
         in_chans=in_chans,
         drop_rate=drop_rate,
         zero_init_last=zero_init_last,
+        drop2d=Drop2d(),
     )

@@ -3,7 +3,6 @@
 import json
 import logging
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -89,7 +88,7 @@ class Controller:
         self._running: dict[int, Trial] = {}
         self._reported: dict[int, int] = {}  # last epoch the pruner has seen, by trial number
         self._again: list[Trial] = []  # killed trials that get another attempt
-        self._timed_out: set[int] = set()
+        self._given_up: set[str] = set()  # points, by id, whose first seed was pruned
         self._signals: list[int] = []
         self._heeded = 0  # signals acted on
         self._stops = False  # no new trials
@@ -121,6 +120,11 @@ class Controller:
         failed = self._screen.counts["failed"]
         return 1 if failed or self._stops else 0
 
+    @property
+    def is_over(self) -> bool:
+        """Whether all planned trials have had their turn."""
+        return not self._stops
+
     def _restore(self) -> None:
         """Make ledger and folders agree: the folders say what was done, whatever the ledger has lost."""
         entries = self._ledger.latest()
@@ -128,6 +132,7 @@ class Controller:
             entry = entries.pop(point, None)
             if trial.done:
                 self._screen.count(trial, trial.status)
+                self._give_up_with(trial)
             if entry is None or entry.state == TrialState.FAIL:
                 trial.number = self._enter(trial)
                 trial.write()
@@ -141,7 +146,8 @@ class Controller:
 
     def _enter(self, trial: Trial) -> int:
         """Enter a trial that the ledger lacks, or that is to be tried again, and return its new number."""
-        history = [row[METRIC] for row in trial.history() if METRIC in row]
+        rows = trial.history() if self._is_first(trial.point) else []
+        history = [row[METRIC] for row in rows if METRIC in row]
         return self._ledger.add(
             trial.values,
             self._space.distributions,
@@ -166,7 +172,7 @@ class Controller:
         names = self._space.distributions
         for values in self._space.grid():
             point = self._space.point(values)
-            if point_id(point) not in self.trials:
+            if self._is_wanted(point):
                 yield self._new(point, {name: values[name] for name in names})
 
     def _search(self) -> Iterator[Trial]:
@@ -186,9 +192,18 @@ class Controller:
         """Yield the trials of a point that are not there yet, one a seed; ``number`` is the first one's."""
         for seed in self._space.seeds:
             point = self._space.point(values) | seed
-            if point_id(point) not in self.trials:
+            if self._is_wanted(point):
                 yield self._new(point, values, number)
                 number = None
+
+    def _is_wanted(self, point: Point) -> bool:
+        """Tell whether a point has no trial yet and is to have one."""
+        if point_id(point) in self.trials:
+            return False
+        given_up = point_id(bare(point)) in self._given_up
+        if given_up:
+            self._screen.leave_out()
+        return not given_up
 
     def _propose(self, begun: dict[str, dict[str, Value]]) -> tuple[dict[str, Value], int | None] | None:
         """Return a new point and its number in the ledger, None where there is none."""
@@ -226,11 +241,7 @@ class Controller:
         self._running[trial.number] = trial
         if self._backend.adopt(trial):
             return
-        trial.attempts += 1
-        trial.started = time.time()
-        trial.write()
-        for left in ("result.json", "stop"):  # by an earlier attempt
-            (trial.folder / left).unlink(missing_ok=True)
+        trial.begin()
         spool = Spool(trial.folder)
         if self._tags and not spool.path.exists():  # the run delivers it with its own
             spool.append("params", data=trial.point)
@@ -241,16 +252,19 @@ class Controller:
         """See what the running trials have come to."""
         for trial in list(self._running.values()):
             ended = self._backend.ended(trial)
-            if not ended and self._settings.timeout and time.time() - trial.started > self._settings.timeout:
-                self._timed_out.add(trial.number)
-                self._backend.kill(trial)
             if self._settings.pruner != "none" and self._is_hopeless(trial) and not ended:
                 trial.ask_to_end()
             if ended:
                 self._settle(trial)
 
     def _is_hopeless(self, trial: Trial) -> bool:
-        """Enter a trial's new epochs; return whether the pruner would end it at one of them."""
+        """Enter a trial's new epochs; return whether the pruner would end it at one of them.
+
+        The pruner compares points, each by its first seed: whichever of many seeds it ended, the mean of the
+        others would be of lucky ones.
+        """
+        if not self._is_first(trial.point):
+            return point_id(bare(trial.point)) in self._given_up
         hopeless = False
         for row in trial.history()[self._reported.get(trial.number, 0) :]:
             epoch = int(row["epoch"])
@@ -258,6 +272,15 @@ class Controller:
             prune = self._ledger.report(trial.number, epoch, row[METRIC])
             hopeless = hopeless or (prune and epoch > self._settings.prune_after)
         return hopeless
+
+    def _is_first(self, point: Point) -> bool:
+        """Tell whether a point has the first of the seeds."""
+        return self._space.seeds[0].items() <= point.items()
+
+    def _give_up_with(self, trial: Trial) -> None:
+        """Give up the other seeds of a point whose first one was pruned."""
+        if trial.status == "pruned" and self._is_first(trial.point):
+            self._given_up.add(point_id(bare(trial.point)))
 
     def _settle(self, trial: Trial) -> None:
         """Enter how a trial ended."""
@@ -267,6 +290,7 @@ class Controller:
         if trial.done:
             self._ledger.tell(trial.number, trial.status, trial.value)
             self._screen.ended(trial, trial.status)
+            self._give_up_with(trial)
         elif self._signals:
             self._screen.say(f"let go    {trial.label}")
         else:
@@ -289,13 +313,10 @@ class Controller:
             self._stops = True
 
     def _reason(self, trial: Trial, cause: str) -> str:
-        if trial.number in self._timed_out:
-            self._timed_out.discard(trial.number)
-            return f"sweep.timeout: longer than {self._settings.timeout:g} s"
         if trial.result.get("status") == "failed":
             return trial.result["error"]
         last = trial.log_tail()[-1:]
-        return f"{cause}: {last[0]}" if last and not cause.startswith("killed") else cause
+        return f"{cause}: {last[0]}" if last and not cause.startswith(("killed", "sweep.")) else cause
 
     @contextmanager
     def _heeding_signals(self) -> Iterator[None]:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments import report
-from experiments.sweep.jobs import run_trial, sync_trials, test_trial, track_sweep
+from experiments.sweep.controller import Backend
+from experiments.sweep.jobs import sync_trials, test_trial, track_sweep
 from experiments.sweep.server import Server
 from experiments.sweep.space import Space
 from experiments.sweep.trials import Trial
@@ -20,31 +21,46 @@ def test(won: Sequence[Trial], server: Server) -> None:
             say(f"winner        {trial.label}  test/acc {metrics['test/acc']:.2%}")
 
 
-def refit(
-    won: Sequence[Trial], space: Space, server: Server, files: dict[str, str | None], home: Path
-) -> None:
+def refit(won: Sequence[Trial], space: Space, backend: Backend, home: Path) -> None:
     """Train the winner again on train + val, as long as its trial, and test that; in `refit/<name>`.
 
-    Nothing is chosen there: the weights are those of the last epoch.
+    Nothing is chosen there: the weights are those of the last epoch. Raises OSError where it fails.
     """
     for trial in won:
-        folder = home / "refit" / trial.folder.name
-        again = Trial(trial.number, trial.point, trial.values, f"refit {trial.label}", folder)
+        again = _again(trial, home / "refit" / trial.folder.name)
         if not again.done:
-            folder.mkdir(parents=True, exist_ok=True)
-            more = ["data.val_size=0", "trainer.early_stop=0", "trainer.test=true", f"sweep.name={home.name}"]
-            overrides = [*space.overrides(trial.point), *more]
-            process = server.start(run_trial, overrides, files, folder, again.label, None, 0)
-            try:
-                process.join()
-            except KeyboardInterrupt:
-                process.terminate()  # it saves its last epoch
-                process.join()
-                raise
-        if again.done:
-            say(f"refit         {trial.label}  test/acc {again.result['metrics']['test/acc']:.2%}  {folder}")
-        else:
-            raise OSError(f"the refit in {folder} has failed: {' '.join(again.log_tail()[-1:])}")
+            more = ["data.val_size=0", "trainer.early_stop=0", "trainer.test=true", "trainer.evaluate=end"]
+            more += [f"sweep.name={home.name}"]
+            cause = _run(again, [*space.overrides(trial.point), *more], backend)
+            if not again.done:
+                reason = again.result.get("error") or " ".join([cause, *again.log_tail()[-1:]])
+                raise OSError(f"the refit in {again.folder} has failed: {reason}")
+        acc = again.result["metrics"]["test/acc"]
+        say(f"refit         {trial.label}  test/acc {acc:.2%}  {again.folder}")
+
+
+def _again(trial: Trial, folder: Path) -> Trial:
+    """Return the trial of a refit, as an earlier controller left it or new."""
+    path = folder / "trial.json"
+    if path.exists():
+        return Trial.read(path)
+    return Trial(trial.number, trial.point, trial.values, f"refit {trial.label}", folder)
+
+
+def _run(trial: Trial, overrides: list[str], backend: Backend) -> str:
+    """Run one trial to its end and return how it ended; after a signal it saves its last epoch."""
+    if not backend.adopt(trial):
+        trial.begin()
+        backend.start(trial, overrides)
+    try:
+        while not backend.ended(trial):
+            backend.wait()
+    except KeyboardInterrupt:
+        backend.interrupt(trial)
+        while not backend.ended(trial):
+            backend.wait()
+        raise
+    return backend.cause(trial)
 
 
 class Record:

@@ -42,6 +42,11 @@ def run_trial(
         run(cfg, folder, overrides=overrides, name=label)
 
 
+def overtime(seconds: float) -> str:
+    """Return why a trial was ended after so many seconds."""
+    return f"sweep.timeout: longer than {seconds:g} s"
+
+
 def _log_to(path: Path) -> None:
     with path.open("ab") as file:
         for stream in (sys.stdout, sys.stderr):
@@ -61,7 +66,7 @@ def test_trial(folder: Path) -> dict[str, float]:
     from cifar_core import checkpoint
     from cifar_core.data import load_data
     from cifar_core.numerics import numerics
-    from cifar_core.train import predict, score
+    from cifar_core.train import evaluate
     from experiments import parts
     from experiments.compose import compose_saved, settings
     from experiments.run_folder import RunFolder
@@ -74,8 +79,11 @@ def test_trial(folder: Path) -> dict[str, float]:
     model = where.place(parts.model(cfg, num_classes=data.num_classes))
     best = checkpoint.load(folder / "best.pt")
     model.load_state_dict(best["model"])
-    logits = predict(model, data, data.test, where, batch_size=options["trainer"].eval_batch_size)
-    metrics = score(logits, data.test.labels, "test")
+    trainer = options["trainer"]
+    metrics = evaluate(model, data, "test", where, batch_size=trainer.eval_batch_size)
+    if trainer.tta != "none":
+        averaged = evaluate(model, data, "test", where, batch_size=trainer.eval_batch_size, tta=trainer.tta)
+        metrics["test/acc_tta"] = averaged["test/acc"]
 
     run_folder = RunFolder(folder)
     result = run_folder.result() or {}

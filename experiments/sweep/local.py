@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
 from cifar_core.settings import SweepSettings
-from experiments.sweep.jobs import run_trial
+from experiments.sweep.jobs import overtime, run_trial
 from experiments.sweep.server import Server
 from experiments.sweep.trials import Trial
 
@@ -50,11 +51,18 @@ def share_out(settings: SweepSettings, *, gpus: int, cores: int, most: int) -> S
 class Local:
     """Starts, watches and ends trials; those that another controller started are adopted."""
 
-    def __init__(self, server: Server, slots: Slots, files: dict[str, str | None]) -> None:
-        """Run trials in ``slots``; ``files`` are what their configurations are composed from."""
+    def __init__(
+        self, server: Server, slots: Slots, files: dict[str, str | None], timeout: float = 0
+    ) -> None:
+        """Run trials in ``slots``, each for ``timeout`` seconds at most; 0 = any.
+
+        ``files`` are what their configurations are composed from.
+        """
         self._server = server
         self._slots = slots
         self._files = files
+        self._timeout = timeout
+        self._timed_out: set[int] = set()
         self._processes: dict[int, BaseProcess] = {}  # by trial number; an adopted trial has none
         self._running: dict[int, Trial] = {}
 
@@ -83,7 +91,7 @@ class Local:
         return trial.number in self._running
 
     def ended(self, trial: Trial) -> bool:
-        """Tell whether a started trial's process is gone; its slot is free then."""
+        """Tell whether a started trial's process is gone and its slot free; one past its time is killed."""
         process = self._processes.get(trial.number)
         gone = process.exitcode is not None if process else not trial.runs()
         if gone and process and not trial.done and trial.runs():  # another's: ours came too late
@@ -91,12 +99,18 @@ class Local:
             return False
         if gone:
             self._running.pop(trial.number, None)
+        elif self._timeout and time.time() - trial.started > self._timeout:
+            self._timed_out.add(trial.number)
+            self.kill(trial)
         return gone
 
     def cause(self, trial: Trial) -> str:
         """Say how the process of an ended trial ended."""
         process = self._processes.pop(trial.number, None)
         code = process.exitcode if process else None
+        if trial.number in self._timed_out:
+            self._timed_out.discard(trial.number)
+            return overtime(self._timeout)
         if code is None:
             return "ended unseen"
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -30,6 +30,10 @@ class Screen:
         self._before += 1
         self._add(trial, status)
 
+    def leave_out(self) -> None:
+        """Expect one trial less."""
+        self._total -= 1
+
     def ended(self, trial: Trial, status: str, reason: str = "") -> None:
         """Show a trial that has ended."""
         self._add(trial, status)

@@ -1,6 +1,8 @@
 """Runs trials as Slurm jobs through submitit; what became of one is read from scontrol, never from sacct."""
 
+import json
 import multiprocessing
+import os
 import re
 import signal
 import subprocess
@@ -14,7 +16,8 @@ from submitit import SlurmExecutor
 from submitit.helpers import DelayedSubmission
 
 from cifar_core.settings import SweepSettings
-from experiments.sweep.jobs import run_trial
+from experiments.run_folder import write_text
+from experiments.sweep.jobs import overtime, run_trial
 from experiments.sweep.trials import Trial
 
 POLL_SECONDS = 2.0  # between two questions to Slurm
@@ -28,8 +31,9 @@ ALIVE = (
 class Job:
     """What Slurm runs: one trial, in a process of its own that can end without the job."""
 
-    def __init__(self, *arguments: Any) -> None:
-        """Keep the arguments of `run_trial`."""
+    def __init__(self, timeout: float, *arguments: Any) -> None:
+        """Keep the arguments of `run_trial`, and the seconds it may take; 0 = any."""
+        self._timeout = timeout
         self._arguments = arguments
         self._process: BaseProcess | None = None
 
@@ -37,7 +41,10 @@ class Job:
         """Run the trial, from its last checkpoint where there is one, and return its exit code."""
         self._process = multiprocessing.get_context("spawn").Process(target=run_trial, args=self._arguments)
         self._process.start()
-        self._process.join()
+        self._process.join(self._timeout or None)
+        if self._process.is_alive():
+            self._end(self._process)
+            return None
         code = self._process.exitcode
         if code and code < 0:
             with (self._arguments[2] / "trial.log").open("a") as log:
@@ -49,7 +56,17 @@ class Job:
         if self._process is not None:
             self._process.terminate()
             self._process.join()
-        return DelayedSubmission(Job(*self._arguments))
+        return DelayedSubmission(Job(self._timeout, *self._arguments))
+
+    def _end(self, process: BaseProcess) -> None:
+        """End a trial past its time here, where it is also done while no controller looks."""
+        try:
+            os.killpg(process.pid or 0, signal.SIGKILL)
+        except ProcessLookupError:  # it has not come to lead its group yet
+            process.kill()
+        process.join()
+        record = {"status": "failed", "error": overtime(self._timeout)}
+        write_text(self._arguments[2] / "result.json", json.dumps(record))
 
 
 class Slurm:
@@ -81,7 +98,7 @@ class Slurm:
         """Submit a trial."""
         self._executor.update_parameters(**self._parameters(trial))
         arguments = (list(overrides), self._files, trial.folder, trial.label, None, self._settings.slurm.cpus)
-        trial.job = self._executor.submit(Job(*arguments)).job_id
+        trial.job = self._executor.submit(Job(self._settings.timeout, *arguments)).job_id
         trial.write()
         self._running[trial.number] = trial
         self._states[trial.job] = "PENDING"

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from cifar_core.compare import Agreement, agreement, missed_by_all, spread
+from experiments import saved
 from experiments.sweep.trials import Trial
-from experiments.sweep.winner import bare, by_point, winner
+from experiments.sweep.winner import bare, by_point, seeds, winner
 
 FIGURES = ("val/acc_best", "test/acc")
 
@@ -23,6 +25,17 @@ class PointRow:
     trials: list[Trial]
     statuses: list[str]
     figures: dict[str, list[float]]  # of the finished trials, by metric
+    seeds: int  # that the point was to have
+
+    @property
+    def finished(self) -> int:
+        """The number of seeds that ran to their end."""
+        return self.statuses.count("finished")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all seeds finished: a mean over those that a pruner or a failure left is no fair one."""
+        return self.finished == self.seeds
 
     @property
     def mean(self) -> float:
@@ -32,15 +45,15 @@ class PointRow:
 
 
 def points(trials: Iterable[Trial]) -> list[PointRow]:
-    """Return a row for each point, the best mean first."""
-    rows = []
-    for group in by_point(trials):
+    """Return a row for each point, the best mean first; points that lack a seed come after all others."""
+    rows, groups = [], by_point(trials)
+    for group in groups:
         results = [trial.result for trial in group]
         finished = [r["metrics"] for r in results if r.get("status") == "finished"]
         figures = {name: [m[name] for m in finished if name in m] for name in FIGURES}
         statuses = [r.get("status", "unfinished") for r in results]
-        rows.append(PointRow(_without_seed(group[0]), group, statuses, figures))
-    return sorted(rows, key=lambda row: -row.mean)
+        rows.append(PointRow(_without_seed(group[0]), group, statuses, figures, seeds(groups)))
+    return sorted(rows, key=lambda row: (not row.is_whole, -row.mean))
 
 
 def _without_seed(trial: Trial) -> str:
@@ -49,28 +62,14 @@ def _without_seed(trial: Trial) -> str:
     return " ".join(word for word in words if word != f"s{seed}") or "all"
 
 
-def spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return mean, standard deviation and half the 95 % interval of the mean (Student's t).
-
-    The last two are NaN for fewer than two values.
-    """
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, math.nan, math.nan
-    from scipy.stats import t
-
-    std = float(np.std(values, ddof=1))
-    return mean, std, float(t.ppf(0.975, len(values) - 1)) * std / math.sqrt(len(values))
-
-
 def shown(values: Sequence[float]) -> str:
     """Return accuracies as `mean ± std (95 %: low to high)` in percent."""
     if not values:
         return ""
-    mean, std, half = spread(values)
-    if math.isnan(std):
-        return f"{mean:.2%}"
-    return f"{mean:.2%} ± {100 * std:.2f} (95 %: {mean - half:.2%} to {mean + half:.2%})"
+    of = spread(values)
+    if math.isnan(of.std):
+        return f"{of.mean:.2%}"
+    return f"{of.mean:.2%} ± {100 * of.std:.2f} (95 %: {of.low:.2%} to {of.high:.2%})"
 
 
 def best(trials: Iterable[Trial]) -> PointRow | None:
@@ -124,49 +123,38 @@ def cost(trials: Iterable[Trial]) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """How often the trials of a sweep are right about the same pictures."""
+class Answers:
+    """What the trials of a sweep answer for the same pictures."""
 
     trials: int
     pictures: int
-    all_right: float  # share of pictures
-    all_wrong: float
-    same_answer: float  # mean share of pictures over all pairs of trials
-    hardest: list[tuple[int, str, str, float]]  # index, label, most frequent answer, share of trials right
+    agreement: Agreement
+    missed: list[tuple[int, str, str, float]]  # by all trials: index, label, main answer, share that gives it
 
 
-def agreement(trials: Iterable[Trial], *, hardest: int = 20) -> Agreement | None:
+def answers(trials: Iterable[Trial]) -> Answers | None:
     """Compare the trials' predictions picture by picture; None unless two analysed the same pictures."""
     found = [p for trial in trials if (p := _predictions(trial.folder)) is not None]
     found = [p for p in found if np.array_equal(p["index"], found[0]["index"])]
     if len(found) < 2:
         return None
+    index, labels, classes = (found[0][name] for name in ("index", "labels", "classes"))
     preds = np.stack([p["logits"].argmax(1) for p in found])  # (trials, pictures)
-    labels, classes = found[0]["labels"], [str(name) for name in found[0]["classes"]]
-    right = (preds == labels).mean(0)
-    counts = np.stack([(preds == k).sum(0) for k in range(len(classes))])  # (classes, pictures)
-    pairs = len(found) * (len(found) - 1)
-    same = ((counts * (counts - 1)).sum(0) / pairs).mean()
-    rows = np.argsort(right, kind="stable")[:hardest]
-    return Agreement(
+    missed = missed_by_all(labels, preds)
+    rows = zip(missed.rows, missed.answers, missed.shares, strict=True)
+    return Answers(
         len(found),
         len(labels),
-        float((right == 1).mean()),
-        float((right == 0).mean()),
-        float(same),
-        [
-            (int(found[0]["index"][i]), classes[labels[i]], classes[counts[:, i].argmax()], float(right[i]))
-            for i in rows
-        ],
+        agreement(labels, preds),
+        [(int(index[i]), str(classes[labels[i]]), str(classes[k]), float(share)) for i, k, share in rows],
     )
 
 
 def _predictions(folder: Path) -> dict[str, np.ndarray] | None:
-    path = folder / "analysis" / "predictions.npz"
-    if not path.exists():
+    try:
+        return saved.predictions(folder)
+    except OSError:  # damaged: the other trials have something to tell
         return None
-    with np.load(path) as file:
-        return {name: file[name] for name in ("index", "labels", "logits", "classes")}
 
 
 def numbers(trials: Sequence[Trial], key: str) -> list[float] | None:

@@ -49,7 +49,7 @@ def sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, *, co
 
             backend = Slurm(options, files, home.path / "slurm")
         else:
-            backend = Local(server, _slots(server, options, space, cfg), files)
+            backend = Local(server, _slots(server, options, space, cfg), files, options.timeout)
         home.open(identity)
     with home:
         print(f"sweep folder  {home.path}", file=sys.stderr)
@@ -62,9 +62,9 @@ def sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, *, co
         controller = Controller(space, options, home, ledger, backend, extra=extra, tags=tags)
         try:
             code = controller.run()
-            won = winner(controller.trials.values())
+            won = winner(controller.trials.values()) if controller.is_over else []
             if options.refit:
-                refit(won, space, server, files, home.path)
+                refit(won, space, backend, home.path)
             elif options.test == "best":
                 test(won, server)
         finally:
@@ -112,10 +112,8 @@ def _laws(options: SweepSettings, space: Space, cfg: DictConfig) -> None:
             raise ValueError(
                 "data.val_size must be above 0 for sweep.refit and sweep.test=best: nothing is best without"
             )
-    if options.backend == "slurm" and options.timeout:
-        raise ValueError("sweep.timeout is for sweep.backend=local; a Slurm job has sweep.slurm.minutes")
-    if options.backend == "slurm" and options.refit:
-        raise ValueError("sweep.refit is for sweep.backend=local: here it would train beside the controller")
+    if cfg.trainer.evaluate == "end" and options.pruner != "none":
+        raise ValueError("trainer.evaluate must be each_epoch for sweep.pruner, which compares epochs")
     if cfg.trainer.keep == "none" and options.test == "best":
         raise ValueError(
             "trainer.keep must be best or all for sweep.test=best, which needs the winner's weights"

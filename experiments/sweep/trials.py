@@ -1,16 +1,18 @@
 """A trial as the controller sees it: a point and the run folder that it is trained in."""
 
-import csv
 import dataclasses
 import fcntl
 import json
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments import saved
 from experiments.run_folder import DONE, write_text
+from experiments.saved import Row
 from experiments.sweep.space import Point, Value
 
 LOG_LINES = 15  # of a failed trial's output that its record keeps
@@ -42,6 +44,14 @@ class Trial:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "folder"}
         write_text(self.folder / "trial.json", json.dumps(fields, indent=2) + "\n")
 
+    def begin(self) -> None:
+        """Note that another attempt starts, and remove what the last one left behind to be read."""
+        self.attempts += 1
+        self.started = time.time()
+        self.write()
+        for left in ("result.json", "stop"):
+            (self.folder / left).unlink(missing_ok=True)
+
     @property
     def result(self) -> dict[str, Any]:
         """The content of `result.json`; empty where there is none yet."""
@@ -66,14 +76,9 @@ class Trial:
         metrics = self.result.get("metrics", {})
         return metrics.get(f"{METRIC}_best", metrics.get("test/acc"))
 
-    def history(self) -> list[dict[str, float]]:
-        """Return the epochs in `metrics.csv` that are written whole."""
-        try:
-            text = (self.folder / "metrics.csv").read_text()
-        except FileNotFoundError:
-            return []
-        lines = text[: text.rfind("\n") + 1].splitlines()
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
+    def history(self) -> list[Row]:
+        """Return the epochs in `metrics.csv` that are written whole; raise OSError for a damaged file."""
+        return saved.history(self.folder)
 
     def log_tail(self) -> list[str]:
         """Return the last lines the trial has put out."""

@@ -153,3 +153,33 @@ def test_without_a_name_the_last_grid_of_at_least_seven_cells_is_taken(model: Ne
     assert cam_module(deeper, "", 12) is model.body  # 3 x 3: none has 7
     with pytest.raises(ValueError, match="got ''; it has: none$"):
         cam_module(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 2)), "", 8)
+
+
+class Attention(nn.Module):
+    """Features (N, H, W, C) and an attention matrix (N, 1, H W, H W), as transformers have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 6, 4, stride=4)
+        self.norm = nn.LayerNorm(6)
+        self.softmax = nn.Softmax(-1)
+        self.drop = nn.Dropout()
+        self.fc = nn.Linear(6, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.norm(self.patches(images).permute(0, 2, 3, 1))
+        values = features.flatten(1, 2)[:, None]
+        attention = self.drop(self.softmax(values @ values.transpose(2, 3)))
+        return self.fc((attention @ values).mean(dim=(1, 2)))
+
+
+def test_without_a_name_neither_attention_nor_channels_pass_for_a_grid():
+    model = Attention()
+    assert cam_module(model, "", 32) is model.patches
+
+
+def test_a_model_for_another_size_is_told_in_one_line():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 2))
+    assert cam_module(model, "", 8) is model[0]
+    with pytest.raises(ValueError, match="^the model must take pictures of 9x9, but: .*mat1 and mat2 shapes"):
+        cam_module(model, "", 9)

@@ -15,6 +15,7 @@ from hydra._internal.utils import create_config_search_path
 from cifar_core.settings import SweepSettings
 from experiments.compose import CONF, compose, settings
 from experiments.sweep.space import Space, parse
+from tests.analysis.conftest import browser as browser  # a fixture
 from tests.conftest import PROJECT
 
 TINY = [
@@ -23,7 +24,7 @@ TINY = [
     *("trainer.checkpoint_seconds=0", "data.val_size=0.5", "data.test_size=0.5"),
 ]
 
-# A net that behaves as `mode` says in its first training pass.
+# A net that behaves as `mode` says in its first training pass; one takes `seconds` until <diary>.go exists.
 NET = """
 import os, signal, sys, time, torch
 from pathlib import Path
@@ -43,7 +44,7 @@ class Net(torch.nn.Module):
 
     def forward(self, x):
         if self.training:
-            time.sleep(self.seconds)
+            if not Path(self.diary + ".go").exists(): time.sleep(self.seconds)
             self._note("step")
             once = Path(self.diary + ".once")
             if self.mode == "raise": raise RuntimeError("no forward today")
@@ -79,6 +80,7 @@ class Sweep:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.home = folder / "sweeps" / "test"
+        self.said = ""  # by the last call, on stderr
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "experiments.run", "-m", *arguments]
@@ -91,8 +93,8 @@ class Sweep:
 
     def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments)
-        _, stderr = process.communicate(timeout=240)
-        return subprocess.CompletedProcess(process.args, process.returncode, "", stderr)
+        _, self.said = process.communicate(timeout=240)
+        return subprocess.CompletedProcess(process.args, process.returncode, "", self.said)
 
     def results(self) -> dict[str, dict]:
         """What each trial's folder says, by its name."""

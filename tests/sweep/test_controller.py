@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import json
 import resource
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from experiments.sweep.controller import Controller
 from experiments.sweep.home import Home
 from experiments.sweep.ledger import Ledger, mend, saved_study
 from experiments.sweep.space import Space
+from experiments.sweep.summary import points
 from experiments.sweep.trials import Trial
 from experiments.sweep.winner import winner
 from tests.sweep.conftest import space_of, sweep_settings
@@ -63,13 +65,17 @@ class Instant:
 
 
 def control(
-    folder: Path, space: Space, outcome: Outcome = finished, **changes: object
+    folder: Path,
+    space: Space,
+    outcome: Outcome = finished,
+    kind: type[Instant] = Instant,
+    **changes: object,
 ) -> tuple[int, Instant]:
     options = sweep_settings(**{"sampler": "grid"} | changes)
     home = Home(folder)
     home.open(space.identity())
     with home:
-        backend = Instant(outcome)
+        backend = kind(outcome)
         ledger = Ledger(home.ledger, options, epochs=5)
         controller = Controller(space, options, home, ledger, backend, extra=[], tags={})
         return controller.run(), backend
@@ -166,14 +172,50 @@ def test_only_kills_and_lack_of_memory_are_tried_again(tmp_path: Path, result: d
 
 
 def test_the_winner_has_the_best_mean_of_the_points_with_all_seeds(tmp_path: Path):
-    accs = {"1": (0.5, 0.9), "2": (0.8, 0.8), "3": (0.99, None)}
+    accs = {"1": (0.5, 0.9), "2": (0.8, 0.8), "3": (0.99, None), "4": (0.98, 0.98)}
 
     def outcome(trial: Trial) -> dict:
         acc = accs[trial.point["optimizer.lr"]][int(trial.point["seed"])]
         return {"status": "failed", "error": "no"} if acc is None else finished(trial, acc)
 
-    control(tmp_path, space_of("optimizer.lr=1,2,3", "seed=0,1"), outcome)
-    assert [trial.label for trial in winner(Home(tmp_path).trials().values())] == ["lr=2 s0", "lr=2 s1"]
+    control(tmp_path, space_of("optimizer.lr=1,2,3,4", "seed=0,1"), outcome)
+    shutil.rmtree(tmp_path / "lr-4_s1")  # as if it had not begun
+    trials = Home(tmp_path).trials().values()
+    assert [trial.label for trial in winner(trials)] == ["lr=2 s0", "lr=2 s1"]
+    rows = points(trials)
+    assert [(row.label, row.finished, row.seeds) for row in rows] == [
+        *(("lr=2", 2, 2), ("lr=1", 2, 2)),
+        *(("lr=3", 1, 2), ("lr=4", 1, 2)),  # a mean over some seeds ranks nothing
+    ]
+
+
+class Obedient(Instant):
+    """Trials without a result go on until they are told to end, as pruned."""
+
+    def ended(self, trial: Trial) -> bool:
+        if (trial.folder / "stop").exists():
+            (trial.folder / "result.json").write_text('{"status": "pruned", "metrics": {}}')
+        return bool(trial.result) and super().ended(trial)
+
+
+def test_a_point_is_pruned_as_a_whole_by_its_first_seed(tmp_path: Path):
+    def outcome(trial: Trial) -> dict:
+        good, first = trial.point["optimizer.lr"] == "1", trial.point["seed"] == "3"
+        acc = 0.5 if good else 0.1 if first else 0.9  # the other seeds of the bad point are lucky
+        rows = "".join(f"{epoch},{acc}\n" for epoch in (1, 2, 3))
+        (trial.folder / "metrics.csv").write_text(f"epoch,val/acc\n{rows}")
+        return finished(trial, acc) if good else {}
+
+    space = space_of("optimizer.lr=1,2", "seed=3,1,2")
+    code, backend = control(tmp_path, space, outcome, Obedient, pruner="asha")
+    assert code == 0
+    assert labels(backend) == ["lr=1 s3", "lr=1 s1", "lr=1 s2", "lr=2 s3", "lr=2 s1"]  # two at a time
+    statuses = [trial.status for trial in Home(tmp_path).trials().values()]
+    assert statuses == ["finished"] * 3 + ["pruned"] * 2
+    code, again = control(tmp_path, space, outcome, Obedient, pruner="asha")
+    assert (code, again.started) == (0, [])
+    rows = points(Home(tmp_path).trials().values())
+    assert [(row.label, row.finished, row.seeds) for row in rows] == [("lr=1", 3, 3), ("lr=2", 0, 3)]
 
 
 def test_memory_stays_flat(tmp_path: Path):

@@ -2,8 +2,16 @@
 
 import csv
 import json
+import os
 import re
+import signal
+import socket
 import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +19,8 @@ import pytest
 
 from experiments.report import write
 from experiments.sweep.home import Home
-from experiments.sweep.summary import Agreement, agreement, spread
+from experiments.sweep.summary import answers
+from experiments.sweep.trials import Trial
 from experiments.sweep.winner import winner
 from tests.sweep.conftest import TINY, Sweep
 
@@ -144,6 +153,50 @@ def test_the_report_holds_every_trial_and_stands_alone(searched: Sweep):
     assert "Best by validation" in markdown.read_text()
 
 
+@pytest.fixture
+def ui(searched: Sweep) -> Iterator[str]:
+    """The address of MLflow's pages over the store of the search."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--backend-store-uri", f"sqlite:///{searched.folder / 'mlflow.db'}"]
+    server = subprocess.Popen(
+        command,
+        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    yield f"http://127.0.0.1:{port}"
+    os.killpg(server.pid, signal.SIGTERM)
+    server.wait()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's use of SQLAlchemy
+def test_the_printed_link_shows_all_trials_of_the_sweep_and_no_other_run(searched: Sweep, browser, ui: str):
+    from mlflow import MlflowClient
+    from selenium.common import WebDriverException
+
+    link = re.search(r"(http://127\.0\.0\.1:5000)/#/experiments/(\d+)/\S+machine_learning", searched.said)
+    assert link is not None
+    client = MlflowClient(f"sqlite:///{searched.folder / 'mlflow.db'}")
+    for tags in ({"sweep": "test2"}, {}):
+        client.create_run(link[2], run_name="another", tags=tags)
+    names = {"sweep test", *(trial["label"] for trial in searched.trials().values())}
+    lines: list[str] = []
+    for _ in range(180):
+        with suppress(WebDriverException):  # the server is not up yet
+            if not lines:
+                browser.get(link[0].replace(link[1], ui))
+            lines = browser.find_element("tag name", "body").text.splitlines()
+        if names <= set(lines):
+            break
+        time.sleep(0.5)
+    assert names <= set(lines)
+    assert "another" not in lines
+
+
 def test_an_extension_and_a_refit(searched: Sweep):
     untracked = [part for part in TINY if not part.startswith("analysis")]
     done = searched(
@@ -156,42 +209,24 @@ def test_an_extension_and_a_refit(searched: Sweep):
     for name in won:
         result = json.loads((searched.home / "refit" / name / "result.json").read_text())
         assert result["status"] == "finished"
-        assert result["protocol"] == "test_each_epoch"
+        assert result["protocol"] == "test_once"
         assert "test/acc" in result["metrics"]
+        assert "test/acc" not in (searched.home / "refit" / name / "metrics.csv").read_text()
 
 
-def test_the_interval_is_students(tmp_path: Path):
-    """Four values with mean 3, standard deviation 1.2910 and t(0.975, 3) = 3.1824."""
-    mean, std, half = spread([1.5, 2.5, 3.5, 4.5])
-    assert (mean, std) == pytest.approx((3.0, 1.29099), rel=1e-5)
-    assert half == pytest.approx(3.18245 * 1.29099 / 2, rel=1e-5)
-
-
-def test_agreement_counts_pictures(tmp_path: Path):
-    from experiments.sweep.trials import Trial
-
-    answers = np.array([[0, 1, 1, 0], [0, 1, 0, 1], [0, 0, 0, 1]])  # of three trials; the labels are 0 1 1 0
+def test_the_answers_of_trials_are_compared_picture_by_picture(tmp_path: Path):
     trials = []
-    for number, preds in enumerate(answers):
+    for number, preds in enumerate(([0, 1, 0, 0], [0, 1, 0, 1], [0, 0, 0, 1])):  # the labels are 0 1 1 0
         folder = tmp_path / str(number) / "analysis"
         folder.mkdir(parents=True)
-        np.savez(
-            folder / "predictions.npz",
-            **{
-                "labels": [0, 1, 1, 0],
-                "logits": np.eye(2)[preds],
-                "index": [7, 8, 9, 4],
-                "classes": ["a", "b"],
-            },
-        )
+        arrays = {"labels": [0, 1, 1, 0], "logits": np.eye(2)[preds], "index": [7, 8, 9, 4]}
+        np.savez(folder / "predictions.npz", **arrays, classes=["a", "b"])
         trials.append(Trial(number, {}, {}, str(number), folder.parent))
-    found = agreement(trials, hardest=2)
-    assert isinstance(found, Agreement)
-    assert (found.trials, found.pictures, found.all_right, found.all_wrong) == (3, 4, 0.25, 0.0)
-    assert found.same_answer == pytest.approx(
-        (3 + 1 + 1 + 1) / 3 / 4
-    )  # of the three pairs, picture by picture
-    assert [(index, label, answer) for index, label, answer, _ in found.hardest] == [
-        (9, "b", "a"),
-        (4, "a", "b"),
-    ]
+    damaged = tmp_path / "damaged" / "analysis" / "predictions.npz"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"PK")
+    found = answers([Trial(9, {}, {}, "damaged", tmp_path / "damaged"), *trials])
+    assert found is not None
+    assert (found.trials, found.pictures) == (3, 4)
+    assert (found.agreement.all_right, found.agreement.all_wrong) == (0.25, 0.25)
+    assert found.missed == [(9, "b", "a", 1.0)]

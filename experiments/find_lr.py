@@ -1,0 +1,156 @@
+"""Finds a learning rate by a range test: `python -m experiments.find_lr model=resnet18 aug=cutout`.
+
+Trains a fresh model for some steps as the run would, under an lr that rises exponentially, and forgets it
+again. Writes a plot of loss over lr, the same as CSV beside it, and prints the override to paste.
+"""
+
+import argparse
+import csv
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from experiments.cli import GuardStop, UserError, exit_codes, signals, user_mistakes
+from experiments.compose import compose, plain, settings
+from experiments.spool import flatten
+
+if TYPE_CHECKING:
+    from cifar_core.lr_range import RangeTest, Suggestion
+
+PEAKED = ("one_cycle", "triangle")  # schedules that rise to the optimizer's lr and leave it at once
+
+
+@dataclass(frozen=True)
+class Search:
+    """How the range test is to be done."""
+
+    start: float
+    end: float
+    steps: int
+    diverge: float
+
+
+def find_lr(cfg: DictConfig, search: Search, out: Path) -> list[str]:
+    """Do the range test, write ``out`` and the CSV beside it, and return what the screen shows.
+
+    Raises UserError for a mistake and GuardStop where the test speaks for no learning rate.
+    """
+    from cifar_core.lr_range import NoSuggestionError, range_plot, suggest
+
+    if out.suffix != ".png":
+        raise UserError(f"--out must be a .png file, got {out}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    seen = _range_test(cfg, search)
+    try:
+        suggestion, reason = suggest(seen), ""
+    except NoSuggestionError as error:
+        suggestion, reason = None, str(error)
+    table = out.with_suffix(".csv")
+    range_plot(seen, suggestion, _title(cfg)).savefig(out)
+    _write(table, seen)
+    files = f"written        {out}, {table}"
+    if suggestion is None:
+        raise GuardStop(f"no learning rate to suggest: {reason} ({out} shows the curve)")
+    return [_course(seen, search), *advice(cfg, suggestion, last=seen.lrs[-1]), files]
+
+
+def _range_test(cfg: DictConfig, search: Search) -> "RangeTest":
+    """Build what a run builds, but for compilation and the records, and do the test."""
+    from cifar_core.lr_range import lr_range_test
+    from experiments import parts
+
+    with user_mistakes():
+        built = parts.training(cfg)
+    with user_mistakes(), signals.deferred():
+        return lr_range_test(
+            built.state,
+            built.data,
+            built.augment,
+            settings(cfg)["trainer"],
+            mix=built.mix,
+            between_batches=signals.check,
+            **dataclasses.asdict(search),
+        )
+
+
+def advice(cfg: DictConfig, suggestion: "Suggestion", *, last: float) -> list[str]:
+    """Return both learning rates, the one to take for the schedule of ``cfg`` and why.
+
+    ``last`` is the last lr that was tried.
+    """
+    schedule = cfg.scheduler._target_.rpartition(".")[2]
+    candidates = {"steepest fall": suggestion.steepest, "minimum / 10": suggestion.tenth}
+    if schedule in PEAKED or cfg.scheduler.get("warmup_epochs", 0) > 0:
+        choose, reason = max, f"the larger, as {schedule} rises to it"
+    else:
+        choose, reason = min, f"the smaller, as {schedule} begins with it"
+    name = choose(candidates, key=lambda each: candidates[each])
+    more = ["note           the loss still fell at the last lr: a larger --end shows more"]
+    return [
+        f"steepest fall  {suggestion.steepest:.2g}",
+        f"minimum / 10   {suggestion.tenth:.2g}  (the smoothed loss is lowest at {suggestion.minimum:.2g})",
+        f"recommended    {override(cfg, candidates[name])}  ({name}: {reason})",
+        *(more if suggestion.minimum == last else []),
+    ]
+
+
+def override(cfg: DictConfig, lr: float) -> str:
+    """Return the words that set ``lr``, and every other lr of the optimizer in the same ratio."""
+    given = flatten(plain(cfg)["optimizer"])
+    lrs = {key: float(value) for key, value in given.items() if key.rpartition(".")[2] == "lr"}
+    if "lr" not in lrs:  # left to the class
+        return f"+optimizer.lr={lr:.2g}"
+    return " ".join(f"optimizer.{key}={value * lr / lrs['lr']:.2g}" for key, value in lrs.items())
+
+
+def _course(seen: "RangeTest", search: Search) -> str:
+    told = (
+        f"range test     {len(seen.lrs)} of {search.steps} steps, lr {seen.lrs[0]:.2g} to {seen.lrs[-1]:.2g}"
+    )
+    return f"{told}; {seen.ended}" if seen.ended else told
+
+
+def _title(cfg: DictConfig) -> str:
+    names = [cfg[group]._target_.rpartition(".")[2] for group in ("model", "optimizer")]
+    batch = cfg.trainer.batch_size * cfg.trainer.accumulate
+    return f"Learning-rate range test: {names[0]}, {names[1]}, {cfg.data.source}, {batch} pictures a step"
+
+
+def _write(path: Path, seen: "RangeTest") -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["lr", "loss", "smoothed_loss"])
+        writer.writerows(zip(seen.lrs, seen.losses, seen.smoothed, strict=True))
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.find_lr",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", help="as for experiments.run: model=resnet18 aug=cutout ...")
+    parser.add_argument(
+        "--start", type=float, default=1e-6, metavar="LR", help="first lr (default %(default)g)"
+    )
+    parser.add_argument("--end", type=float, default=10.0, metavar="LR", help="last lr (default %(default)g)")
+    parser.add_argument("--steps", type=int, default=100, metavar="N", help="optimizer steps (default 100)")
+    parser.add_argument(
+        "--diverge", type=float, default=4.0, metavar="F", help="end at F times the best loss (default 4)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("lr.png"), metavar="FILE", help="default lr.png")
+    arguments = parser.parse_intermixed_args()
+    search = Search(arguments.start, arguments.end, arguments.steps, arguments.diverge)
+    with exit_codes():
+        signals.catch()
+        with user_mistakes():
+            cfg = compose(arguments.overrides)
+        print("\n".join(find_lr(cfg, search, arguments.out)))
+
+
+if __name__ == "__main__":
+    main()
