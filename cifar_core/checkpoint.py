@@ -46,8 +46,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
 def model_weights(path: Path) -> dict[str, Tensor]:
     """Return the weights in a run folder (its best ones, else its last), a checkpoint or a plain state dict.
 
-    Of a checkpoint that keeps a moving average it is the average. Raises FileNotFoundError or OSError naming
-    ``path``.
+    Raises FileNotFoundError or OSError naming ``path``.
     """
     if path.is_dir():
         there = [file for name in ("best", "last") if (file := path / f"{name}.pt").exists()]
@@ -56,32 +55,36 @@ def model_weights(path: Path) -> dict[str, Tensor]:
         path = there[0]
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there")
-    content = load(path)
+    return weights_in(load(path), path)
+
+
+def weights_in(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """Return the weights in what was read from ``path``; where it keeps a moving average, that one.
+
+    Raises OSError for something else than a checkpoint of this project or a state dict.
+    """
     content = content.get("state", content)
     weights = content.get("ema", content.get("model", content))
     if isinstance(weights, dict):
-        weights = {
-            name.removeprefix("module."): value for name, value in weights.items() if name != "n_averaged"
-        }
+        weights = {name: value for name, value in weights.items() if name != "n_averaged"}
+        if all(name.startswith("module.") for name in weights):  # of AveragedModel, or DataParallel
+            weights = {name.removeprefix("module."): value for name, value in weights.items()}
         if weights and all(isinstance(value, Tensor) for value in weights.values()):
             return weights
     raise OSError(f"{path} holds no weights: neither a checkpoint of this project nor a state dict")
 
 
-def start_from(model: nn.Module, weights: dict[str, Tensor]) -> str:
-    """Copy ``weights`` into ``model``; return the name of its head where that must start anew, else "".
+def start_from(model: nn.Module, weights: dict[str, Tensor], *, new_head: bool) -> str:
+    """Copy ``weights`` into ``model``; return the name of its head where that was left out, else "".
 
-    The head is the last linear layer; it alone may differ, in the number of classes. Raises ValueError
-    naming the first tensor that does not fit.
+    The head is the last linear layer; with ``new_head`` it may differ, in the number of classes alone, and
+    keeps its fresh weights. Raises ValueError naming the first tensor that does not fit.
     """
     own = model.state_dict()
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    head = linear[-1] if linear else ""
+    head = linear[-1] if linear and new_head else ""
     wrong = [name for name in own | weights if _shape(own.get(name)) != _shape(weights.get(name))]
-    other_classes = wrong and all(
-        name.startswith(f"{head}.") and _fits_head(own, weights, name) for name in wrong
-    )
-    if wrong and not other_classes:
+    if not all(name in _of_head(own, weights, head) for name in wrong):
         raise ValueError(
             f"the weights are those of another model: {len(wrong)} tensors do not fit, the first: "
             f"{wrong[0]} is {_shape(weights.get(wrong[0]))}, needed {_shape(own.get(wrong[0]))}"
@@ -90,9 +93,11 @@ def start_from(model: nn.Module, weights: dict[str, Tensor]) -> str:
     return head if wrong else ""
 
 
-def _fits_head(own: dict[str, Tensor], weights: dict[str, Tensor], name: str) -> bool:
-    """Tell whether a tensor differs in its first axis alone, the classes."""
-    return name in own and name in weights and own[name].shape[1:] == weights[name].shape[1:]
+def _of_head(own: dict[str, Tensor], weights: dict[str, Tensor], head: str) -> list[str]:
+    """Return the head's tensors that differ in their first axis, the classes, at most."""
+    names = [f"{head}.weight", f"{head}.bias"]
+    there = [name for name in names if name in own and name in weights]
+    return [name for name in there if own[name].shape[1:] == weights[name].shape[1:]]
 
 
 def _shape(tensor: Tensor | None) -> str:

@@ -77,7 +77,7 @@ def start_weights(cfg: DictConfig, model: nn.Module, data: Data) -> None:
     if cfg.model.get("weights"):
         path = Path(cfg.model.weights).expanduser()
         try:
-            fresh = checkpoint.start_from(model, checkpoint.model_weights(path))
+            fresh = checkpoint.start_from(model, checkpoint.model_weights(path), new_head=True)
         except (OSError, ValueError) as error:
             raise type(error)(f"model.weights: {error}") from error
         if fresh:

@@ -92,24 +92,17 @@ def trained_model(
     """
     import torch
 
+    from cifar_core.checkpoint import start_from
     from experiments import parts
 
     path = folder / f"{checkpoint}.pt"
     weights, epoch = _weights(path)
     with torch.random.fork_rng(devices=[]):  # the fresh weights are not kept, so they cost no random numbers
         model = parts.model(cfg, num_classes=num_classes)
-    needed = model.state_dict()
-    wrong = [
-        f"{name} is {_shape(weights.get(name))}, needed {_shape(needed.get(name))}"
-        for name in needed | weights
-        if _shape(weights.get(name)) != _shape(needed.get(name))
-    ]
-    if wrong:
-        raise ValueError(
-            f"{path} holds the weights of another model than {cfg.model._target_} for {num_classes} classes: "
-            f"{len(wrong)} tensors do not fit, the first: {wrong[0]}"
-        )
-    model.load_state_dict(weights)
+    try:
+        start_from(model, weights, new_head=False)
+    except ValueError as error:
+        raise ValueError(f"{path}, {cfg.model._target_}, {num_classes} classes: {error}") from error
     return model, epoch
 
 
@@ -119,19 +112,9 @@ def _weights(path: Path) -> "tuple[dict[str, Tensor], int]":
     if not path.exists():
         there = ", ".join(name for name in CHECKPOINTS if path.with_name(f"{name}.pt").exists()) or "none"
         raise FileNotFoundError(f"{path} is not there; trainer.keep left: {there}")
-    saved = checkpoint.load(path)
+    content = checkpoint.load(path)
+    weights = checkpoint.weights_in(content, path)
     try:
-        if path.stem == "best":
-            return dict(saved["model"]), saved["epoch"]
-        state = saved["state"]
-        if "ema" not in state:
-            return dict(state["model"]), state["epoch"]
-        averaged = {name.removeprefix("module."): tensor for name, tensor in state["ema"].items()}
-        del averaged["n_averaged"]  # AveragedModel's own counter
-        return averaged, state["epoch"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise OSError(f"{path} is not a checkpoint of this project: {error!r}") from error
-
-
-def _shape(tensor: "Tensor | None") -> str:
-    return "absent" if tensor is None else str(tuple(tensor.shape))
+        return weights, content.get("state", content)["epoch"]
+    except KeyError as error:
+        raise OSError(f"{path} is not a checkpoint of this project: it has no epoch") from error

@@ -113,7 +113,7 @@ def test_files_without_weights_are_named(tmp_path):
 
 def test_start_from_copies_all_weights(trained):
     model = net(3)
-    assert checkpoint.start_from(model, trained.state_dict()) == ""
+    assert checkpoint.start_from(model, trained.state_dict(), new_head=True) == ""
     for name, value in trained.state_dict().items():
         assert torch.equal(model.state_dict()[name], value)
 
@@ -121,10 +121,12 @@ def test_start_from_copies_all_weights(trained):
 def test_start_from_leaves_the_head_for_other_classes(trained):
     model = net(5)
     head = model[3].weight.clone()
-    assert checkpoint.start_from(model, trained.state_dict()) == "3"
+    assert checkpoint.start_from(model, trained.state_dict(), new_head=True) == "3"
     assert torch.equal(model[0].weight, trained[0].weight)
     assert torch.equal(model[1].running_var, trained[1].running_var)
     assert torch.equal(model[3].weight, head)
+    with pytest.raises(ValueError, match="2 tensors do not fit, the first: 3.weight"):
+        checkpoint.start_from(model, trained.state_dict(), new_head=False)
 
 
 @pytest.mark.parametrize(
@@ -137,5 +139,5 @@ def test_start_from_leaves_the_head_for_other_classes(trained):
 def test_start_from_refuses_another_model(trained, model, told):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ValueError, match=told):
-        checkpoint.start_from(model, trained.state_dict())
+        checkpoint.start_from(model, trained.state_dict(), new_head=True)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

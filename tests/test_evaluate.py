@@ -199,7 +199,7 @@ def test_what_does_not_fit_is_refused(copied: Path, digit_files: Path, tmp_path:
     with pytest.raises(ValueError, match=r"aug\.image\.crop"):
         request(change(copied, aug__image=crop), ["data.image_size=16"])
     with pytest.raises(
-        UserError, match=r"best.pt holds the weights of another model .* conv1?.*needed \(8, 3"
+        UserError, match=r"best.pt, .* the weights are those of another model: .* conv1?.*needed \(8, 3"
     ):
         evaluate(request(change(copied, aug__image={}, model__width=8), []))
     (copied / "last.pt").unlink()
