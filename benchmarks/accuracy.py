@@ -48,8 +48,9 @@ COLUMNS = (
 NOTE = """
 Mean ± standard deviation over the seeds, Student's interval of the mean; with test-time augmentation (TTA)
 where the preset asks for it; what the recipe reached elsewhere, in so many epochs; median time of a training.
-Protocol "validation": the epoch is chosen on pictures split off the training set, and the test set is read
-once. Written by `python -m benchmarks.accuracy` from `benchmarks/accuracy.csv`.
+Protocol "validation": pictures split off the training set choose the epoch, and the test set is read once;
+"test each epoch": nothing is split off, and the last epoch's weights count. Written by
+`python -m benchmarks.accuracy` from `benchmarks/accuracy.csv`.
 """
 
 
@@ -194,14 +195,14 @@ def _cells(seeds: Sequence[Seed]) -> list[str]:
     finished = [seed for seed in seeds if seed.status == "finished"]
     count = f"{len(finished)} of {len(seeds)}" if len(finished) < len(seeds) else str(len(seeds))
     acc, interval = _accuracy(seed.test_acc for seed in finished)
-    first = finished[0]
+    first = [*finished, *seeds][0]
     cells = [
         f"{first.preset} with `{first.overrides}`" if first.overrides else first.preset,
         *(first.pictures, count, acc, interval),
         _accuracy(seed.test_acc_tta for seed in finished)[0],
         f"{float(first.expected_acc):.2%} in {first.expected_epochs}" if first.expected_acc else "",
         _each(seed.epochs for seed in finished),
-        f"{median(float(seed.seconds) for seed in finished):,.1f}",
+        f"{median(float(seed.seconds) for seed in finished):,.1f}" if finished else "",
         *(first.hardware, first.protocol),
         _each(f"{seed.date} {seed.commit}".strip() for seed in finished),
     ]

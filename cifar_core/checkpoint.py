@@ -63,9 +63,9 @@ def weights_in(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
 
     Raises OSError for something else than a checkpoint of this project or a state dict.
     """
-    content = content.get("state", content)
-    weights = content.get("ema", content.get("model", content))
-    if isinstance(weights, dict):
+    state = content.get("state", content)
+    weights = state.get("ema", state.get("model", state)) if isinstance(state, dict) else None
+    if isinstance(weights, dict) and all(isinstance(name, str) for name in weights):
         weights = {name: value for name, value in weights.items() if name != "n_averaged"}
         if all(name.startswith("module.") for name in weights):  # of AveragedModel, or DataParallel
             weights = {name.removeprefix("module."): value for name, value in weights.items()}

@@ -95,7 +95,7 @@ def lr_range_test(
     Afterwards, also after an exception, ``state``, gradients and torch's random streams are as before.
     Raises ValueError for impossible arguments.
     """
-    _check(start, end, steps, smoothing, diverge)
+    check_range(state.optimizer, start=start, end=end, steps=steps, smoothing=smoothing, diverge=diverge)
     seen = RangeTest(smoothing)
     losses: list[Tensor] = []  # of the batches of the current step
     ordinary = criterion or partial(F.cross_entropy, label_smoothing=settings.label_smoothing)
@@ -129,7 +129,19 @@ def lr_range_test(
     return seen
 
 
-def _check(start: float, end: float, steps: int, smoothing: float, diverge: float) -> None:
+def check_range(
+    optimizer: Optimizer,
+    *,
+    start: float,
+    end: float,
+    steps: int,
+    smoothing: float = 0.95,
+    diverge: float = 4.0,
+) -> None:
+    """Raise ValueError where `lr_range_test` cannot be done so."""
+    lr = optimizer.param_groups[0].get("initial_lr", optimizer.param_groups[0]["lr"])
+    if not lr > 0:
+        raise ValueError(f"optimizer.lr must be above 0 for a range test, got {lr!r}")
     for holds, law, got in (
         (0 < start < end < math.inf, "0 < start < end", f"start={start!r}, end={end!r}"),
         (steps > 2 * SKIPPED, f"steps above {2 * SKIPPED}", f"{steps!r}"),
@@ -157,8 +169,6 @@ def _first(split: Split) -> Split:
 def _rising(optimizer: Optimizer, start: float, end: float, steps: int) -> LambdaLR:
     """Return the schedule of the test, which begins anew whatever schedule ``optimizer`` had."""
     lrs = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
-    if not lrs[0] > 0:
-        raise ValueError(f"optimizer.lr must be above 0 for a range test, got {lrs[0]!r}")
     for group, lr in zip(optimizer.param_groups, lrs, strict=True):
         group["initial_lr"] = start * lr / lrs[0]
         if "base_momentum" in group and "betas" in group:

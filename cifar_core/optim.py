@@ -31,8 +31,8 @@ def orthogonalize(matrix: Tensor, *, steps: int, dtype: torch.dtype = torch.bflo
 class Muon(Optimizer):
     """Orthogonalised momentum for convolution filters, SGD with Nesterov momentum for the rest.
 
-    The first parameter group holds the filters, each taken as a matrix (out, in * h * w); then come vectors
-    (norms and biases) and matrices (linear layers), with an lr and an L2 ``weight_decay`` of their own.
+    The first parameter group holds the filters, each bank taken as a matrix (out, in * h * w); then come
+    ``vectors`` (norms and biases) and ``matrices`` (linear layers), with an lr and an L2 weight_decay each.
     A filter's step has about the same size whatever its gradient's, so ``lr`` does not depend on the loss's
     scale; that of the others does. With ``unit_filters`` every filter bank is first scaled to the norm
     sqrt(out), which normalisation behind it makes harmless. ``weight_decay`` of filters is decoupled.
@@ -56,16 +56,21 @@ class Muon(Optimizer):
     ) -> None:
         """Sort (name, parameter) pairs by the parameters' number of axes."""
         pairs = list(params)
+        if any(isinstance(pair, dict) for pair in pairs):
+            raise ValueError("muon makes its own groups: set vectors.weight_decay for norms and biases")
+        for name, given in (("vectors", vectors), ("matrices", matrices)):
+            if given.keys() != {"lr", "weight_decay"}:
+                raise ValueError(f"{name} must have lr and weight_decay, got {', '.join(given) or 'nothing'}")
+        if not isinstance(ns_steps, int) or ns_steps < 1:
+            raise ValueError(f"ns_steps must be a whole number from 1, got {ns_steps!r}")
         sgd = {"momentum": sgd_momentum, "nesterov": True, "ns_steps": 0, "unit_filters": False}
         groups: list[dict[str, Any]] = [
-            {"params": [pair for pair in pairs if pair[1].ndim > 2]},
-            {"params": [pair for pair in pairs if pair[1].ndim < 2], **sgd, **vectors},
-            {"params": [pair for pair in pairs if pair[1].ndim == 2], **sgd, **matrices},
+            {"params": [pair for pair in pairs if _kind(pair[1]) == "filters"]},
+            {"params": [pair for pair in pairs if _kind(pair[1]) == "vector"], **sgd, **vectors},
+            {"params": [pair for pair in pairs if _kind(pair[1]) == "matrix"], **sgd, **matrices},
         ]
         if not groups[0]["params"]:
             raise ValueError("muon needs a model with convolution filters; this one has none")
-        if ns_steps < 1:
-            raise ValueError(f"ns_steps must be at least 1, got {ns_steps!r}")
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -76,7 +81,7 @@ class Muon(Optimizer):
         }
         groups = [group for group in groups if group["params"]]
         for group in groups:
-            _check({**defaults, **group}, known=defaults)
+            _check({**defaults, **group})
         super().__init__(groups, defaults)
 
     @torch.no_grad()
@@ -95,7 +100,7 @@ class Muon(Optimizer):
     def _orthogonal_step(self, filters: Tensor, group: dict[str, Any]) -> None:
         update = self._with_momentum(filters, filters.grad, group)
         if group["unit_filters"]:
-            filters.mul_(len(filters) ** 0.5 / filters.norm())
+            filters.mul_(len(filters) ** 0.5 / filters.norm().clamp_min(1e-7))
         filters.mul_(1 - group["lr"] * group["weight_decay"])
         orthogonal = orthogonalize(update.flatten(1), steps=group["ns_steps"])
         filters.add_(orthogonal.reshape(filters.shape).to(filters.dtype), alpha=-group["lr"])
@@ -112,10 +117,14 @@ class Muon(Optimizer):
         return gradient.add(buffer, alpha=group["momentum"]) if group["nesterov"] else buffer
 
 
-def _check(group: Mapping[str, Any], *, known: Mapping[str, Any]) -> None:
-    strange = [key for key in group if key not in known and key != "params"]
-    if strange:
-        raise ValueError(f"{strange[0]} is not an option of a parameter group; it has lr and weight_decay")
+def _kind(parameter: Tensor) -> str:
+    """Tell filters (out, in, h, w) from matrices and vectors; (1, N, D) is a position embedding, a vector."""
+    if parameter.ndim > 2:
+        return "filters" if parameter.shape[0] > 1 else "vector"
+    return "matrix" if parameter.ndim == 2 else "vector"
+
+
+def _check(group: Mapping[str, Any]) -> None:
     for key, holds, law in (
         ("lr", group["lr"] >= 0, "at least 0"),
         ("weight_decay", group["weight_decay"] >= 0, "at least 0"),
@@ -129,7 +138,8 @@ class Lookahead(Optimizer):
     """Another optimizer whose weights are drawn, every few steps, to an average that follows them slowly.
 
     ``base`` makes the inner optimizer from parameters and ``lr``. Every ``steps`` steps the slow weights move
-    by ``alpha`` of the way to the fast ones, which then start again from there.
+    by ``alpha`` of the way to the fast ones, which then start again from there. The model holds the fast
+    ones, so between two such moments it is those that are evaluated.
     Source: Zhang et al. 2019, arXiv:1907.08610.
     """
 
@@ -137,15 +147,20 @@ class Lookahead(Optimizer):
         self, params: Any, *, lr: float, base: Callable[..., Optimizer], steps: int = 5, alpha: float = 0.5
     ) -> None:
         """Start the slow weights at the parameters' values."""
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps!r}")
+        if not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"steps must be a whole number from 1, got {steps!r}")
         if not 0 < alpha <= 1:
             raise ValueError(f"alpha must be in (0, 1], got {alpha!r}")
         self.base = base(params, lr=lr)
+        self.steps, self.alpha, self.taken = steps, alpha, 0
+        self.slow: list[Tensor] = []
         super().__init__(self.base.param_groups, self.base.defaults)
         self.param_groups = self.base.param_groups  # one list, so that a schedule acts on the inner one
-        self.steps, self.alpha, self.taken = steps, alpha, 0
-        self.slow = [parameter.detach().clone() for parameter in self._parameters()]
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, whose slow weights start at their values."""
+        super().add_param_group(param_group)
+        self.slow += [parameter.detach().clone() for parameter in param_group["params"]]
 
     def _parameters(self) -> list[nn.Parameter]:
         return [parameter for group in self.param_groups for parameter in group["params"]]

@@ -63,7 +63,7 @@ class TrainerSettings:
     ema_decay: float  # per optimizer step; 0 = no average of the weights
     early_stop: int  # epochs without a better val/acc; 0 = never
     test: bool  # read the test set once, at the end
-    evaluate: str  # each_epoch, or end: nothing but training before the last epoch's weights
+    evaluate: str  # each_epoch, or end: without a validation split the test set is read once
     tta: str  # views averaged for a second, extra figure at the end: none, mirror, multicrop
     device: str  # auto, cpu, cuda, cuda:N
     precision: str  # auto, fp32, bf16, fp16

@@ -319,6 +319,17 @@ def evaluate(
     return score(logits, pictures.labels, split)
 
 
+def tta_acc(
+    model: nn.Module, data: Data, split: str, numerics: Numerics, settings: TrainerSettings
+) -> dict[str, float]:
+    """Return `<split>/acc_tta`, the accuracy with the views of ``settings.tta``; {} where that is none."""
+    if settings.tta == "none":
+        return {}
+    batch_size = settings.eval_batch_size
+    scores = evaluate(model, data, split, numerics, batch_size=batch_size, tta=settings.tta)
+    return {f"{split}/acc_tta": scores[f"{split}/acc"]}
+
+
 def score(logits: Tensor, labels: Tensor, split: str) -> dict[str, float]:
     """Return `<split>/loss` (mean cross-entropy, nats) and `<split>/acc` of logits (N, K), labels (N,)."""
     loss = F.cross_entropy(logits, labels)

@@ -21,6 +21,7 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 SETTINGS = ("data", "trainer", "analysis", "sweep")  # groups that are a dataclass each
 RESOLVERS = ("oc.env", "oc.select", "oc.decode", "oc.dict.keys", "oc.dict.values", "now", "hydra")
 ENVIRONMENT = ("CIFAR_", "HOME", "USER", "TMPDIR", "SCRATCH", "SLURM_")  # what variables may begin with
+PLATEAU = "cifar_core.schedules.plateau"  # the one schedule that looks at results
 TARGETS = ("model", "aug", "optimizer", "scheduler", "tracking")  # groups that name code
 
 
@@ -159,9 +160,20 @@ def _resolvers(cfg: DictConfig) -> None:
 
 
 def _protocol_laws(cfg: DictConfig) -> None:
-    if cfg.trainer.evaluate == "end" and cfg.trainer.early_stop > 0:
+    if cfg.trainer.evaluate == "end" and cfg.data.val_size > 0:
         raise ValueError(
-            f"trainer.early_stop needs trainer.evaluate=each_epoch, got {cfg.trainer.early_stop}"
+            f"trainer.evaluate=end is for data.val_size=0, got {cfg.data.val_size}: "
+            "a validation split chooses among epochs"
+        )
+    if cfg.trainer.evaluate == "end" and cfg.scheduler.get("_target_") == PLATEAU:
+        raise ValueError(
+            "scheduler=plateau needs trainer.evaluate=each_epoch: it looks at every epoch's accuracy"
+        )
+    steps = cfg.aug.get("image") or {}
+    flips = [name for name, step in steps.items() if step.get("_target_") == "albumentations.HorizontalFlip"]
+    if cfg.trainer.alternating_flip and flips:
+        raise ValueError(
+            f"trainer.alternating_flip is in place of a random flip: leave out '~aug.image.{flips[0]}'"
         )
     if cfg.data.val_size == 0 and cfg.trainer.early_stop > 0:
         raise ValueError(

@@ -173,11 +173,8 @@ def evaluate(asked: Request, out: Path | None = None) -> tuple[Path, dict[str, A
     labels = part.labels.to(where.device)
     scores = train.score(logits[split], labels, split)
     record |= {"acc": scores[f"{split}/acc"], "loss": scores[f"{split}/loss"]}
-    if trainer.tta != "none":
-        averaged = train.evaluate(
-            model, data, split, where, batch_size=trainer.eval_batch_size, tta=trainer.tta
-        )
-        record["acc_tta"] = averaged[f"{split}/acc"]
+    if averaged := train.tta_acc(model, data, split, where, trainer):
+        record["acc_tta"] = averaged[f"{split}/acc_tta"]
     record["hits"] = int((logits[split].argmax(1) == labels).sum())
     _explain(asked, model, data, split, logits, record, out_dir)
     write_text(out_dir / "evaluation.json", json.dumps(record, indent=2) + "\n")

@@ -59,12 +59,13 @@ def find_lr(cfg: DictConfig, search: Search, out: Path) -> list[str]:
 
 def _range_test(cfg: DictConfig, search: Search) -> "RangeTest":
     """Build what a run builds, but for compilation and the records, and do the test."""
-    from cifar_core.lr_range import lr_range_test
+    from cifar_core.lr_range import check_range, lr_range_test
     from experiments import parts
 
     with user_mistakes():
         built = parts.training(cfg)
-    with user_mistakes(), signals.deferred():
+        check_range(built.state.optimizer, **dataclasses.asdict(search))
+    with signals.deferred():
         return lr_range_test(
             built.state,
             built.data,

@@ -41,8 +41,11 @@ class Training:
     mix: Mix | None
 
 
-def training(cfg: DictConfig) -> Training:
-    """Build all parts, data first. Sets torch's global seed, thread count and matrix precision."""
+def training(cfg: DictConfig, *, resumes: bool = False) -> Training:
+    """Build all parts, data first. Sets torch's global seed, thread count and matrix precision.
+
+    Where a checkpoint ``resumes`` the training, weights from elsewhere are not fetched.
+    """
     options = settings(cfg)
     trainer = options["trainer"]
     if trainer.threads:
@@ -51,8 +54,8 @@ def training(cfg: DictConfig) -> Training:
     where = numerics(trainer)
     data = load_data(options["data"]).to(where.device)
     torch.manual_seed(cfg.seed)
-    net = where.place(model(cfg, num_classes=data.num_classes))
-    start_weights(cfg, net, data)
+    net = where.place(model(cfg, num_classes=data.num_classes, pretrained=not resumes))
+    start_weights(cfg, net, data, elsewhere=not resumes)
     steps = steps_per_epoch(len(data.train), trainer)
     chosen = optimizer(cfg, net.named_parameters())
     schedule = scheduler(cfg, chosen, steps_per_epoch=steps)
@@ -60,13 +63,19 @@ def training(cfg: DictConfig) -> Training:
     return Training(state, data, augment(cfg), mix(cfg, num_classes=data.num_classes))
 
 
-def model(cfg: DictConfig, *, num_classes: int) -> nn.Module:
-    """Return the network on the CPU, with fresh weights from torch's global generator."""
-    return _call("model", _arguments(cfg, "model"), num_classes=num_classes)
+def model(cfg: DictConfig, *, num_classes: int, pretrained: bool = False) -> nn.Module:
+    """Return the network on the CPU, with fresh weights from torch's global generator.
+
+    Only with ``pretrained`` does an argument of that name, which may mean a download, keep its value.
+    """
+    arguments = _arguments(cfg, "model")
+    if not pretrained and "pretrained" in arguments:
+        arguments.pretrained = False
+    return _call("model", arguments, num_classes=num_classes)
 
 
-def start_weights(cfg: DictConfig, model: nn.Module, data: Data) -> None:
-    """Give a fresh ``model`` what its start takes from ``data`` or, with `model.weights`, from elsewhere.
+def start_weights(cfg: DictConfig, model: nn.Module, data: Data, *, elsewhere: bool = True) -> None:
+    """Give a fresh ``model`` its start from ``data`` and, with `model.weights`, from ``elsewhere``.
 
     Both are on one device. A model that starts from pictures has `init_from_data(images)`, which gets
     normalised ones (N, 3, H, W).
@@ -74,7 +83,7 @@ def start_weights(cfg: DictConfig, model: nn.Module, data: Data) -> None:
     if hasattr(model, "init_from_data"):
         every = max(1, len(data.train) // INIT_PICTURES)  # a folder lists class after class
         model.init_from_data(data.normalize(data.train.images[::every][:INIT_PICTURES]))
-    if cfg.model.get("weights"):
+    if elsewhere and cfg.model.get("weights"):
         path = Path(cfg.model.weights).expanduser()
         try:
             fresh = checkpoint.start_from(model, checkpoint.model_weights(path), new_head=True)

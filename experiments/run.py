@@ -161,14 +161,17 @@ def _set_up(cfg: DictConfig, folder: RunFolder) -> Job:
     options = settings(cfg)
     trainer = options["trainer"]
     with user_mistakes():
-        built = parts.training(cfg)
+        resumes = folder.last.exists() or folder.previous.exists()
+        built = parts.training(cfg, resumes=resumes)
+        checkpoints = _checkpoints(cfg, folder, built.data)
+        history = checkpoints.resume(built.state)
+        if resumes and not history:  # no checkpoint could be read
+            built = parts.training(cfg)
         state, data = built.state, built.data
         if options["analysis"].level != "none":
             parts.cam_module(cfg, state.model, data.image_size)
         if trainer.compile:
             state.model.compile()
-        checkpoints = _checkpoints(cfg, folder, data)
-        history = checkpoints.resume(state)
     checkpoints.check_space(state)
     folder.write_history(history)
     watch = Watch(trainer, data, mixes=built.mix is not None)
@@ -247,7 +250,7 @@ def _is_pruned(folder: RunFolder, result: dict[str, Any]) -> bool:
 
 def _test(job: Job) -> "tuple[dict[str, float], dict[str, torch.Tensor]]":
     """Return the figures of the best weights, and their logits (N, K) by split."""
-    from cifar_core.train import evaluate, predict, score
+    from cifar_core.train import predict, score, tta_acc
 
     state, batch_size = job.state, job.trainer.eval_batch_size
     logits, metrics = {}, {}
@@ -260,16 +263,7 @@ def _test(job: Job) -> "tuple[dict[str, float], dict[str, torch.Tensor]]":
             suffix = "_best" if split == "val" else ""
             scores = score(logits[split], pictures.labels, split)
             metrics |= {f"{key}{suffix}": value for key, value in scores.items()}
-            if job.trainer.tta != "none":
-                averaged = evaluate(
-                    state.best_model,
-                    job.data,
-                    split,
-                    state.numerics,
-                    batch_size=batch_size,
-                    tta=job.trainer.tta,
-                )
-                metrics[f"{split}/acc_tta"] = averaged[f"{split}/acc"]
+            metrics |= tta_acc(state.best_model, job.data, split, state.numerics, job.trainer)
     return metrics, logits
 
 

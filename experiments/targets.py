@@ -104,7 +104,7 @@ def _rehearse(cfg: DictConfig) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # Albumentations only warns of what it ignores
             warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
-            shapes = {"conv.weight": (1, 1, 1, 1), "fc.weight": (1, 1), "fc.bias": (1,)}
+            shapes = {"conv.weight": (2, 1, 1, 1), "fc.weight": (1, 1), "fc.bias": (1,)}
             weights = [(name, torch.nn.Parameter(torch.zeros(shape))) for name, shape in shapes.items()]
             parts.augment(cfg)
             parts.mix(cfg, num_classes=10)

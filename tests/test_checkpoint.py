@@ -104,6 +104,10 @@ def test_files_without_weights_are_named(tmp_path):
     checkpoint.save(tmp_path / "notes.pt", {"epoch": 3})
     with pytest.raises(OSError, match=r"notes\.pt holds no weights"):
         checkpoint.model_weights(tmp_path / "notes.pt")
+    for number, strange in enumerate(({"state": {0: {}}}, {"state": torch.ones(3)}, {3: torch.ones(3)})):
+        checkpoint.save(tmp_path / f"{number}.pt", strange)
+        with pytest.raises(OSError, match=rf"{number}\.pt holds no weights"):
+            checkpoint.model_weights(tmp_path / f"{number}.pt")
     with pytest.raises(FileNotFoundError, match=r"absent\.pt is not there"):
         checkpoint.model_weights(tmp_path / "absent.pt")
     (tmp_path / "empty").mkdir()

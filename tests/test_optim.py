@@ -119,14 +119,50 @@ def test_parameters_without_gradient_stay():
     [
         ({"lr": -1.0}, "lr must be at least 0, got -1.0"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
-        ({"ns_steps": 0}, "ns_steps must be at least 1, got 0"),
-        ({"vectors": {"lr": 0.1, "decay": 0.0}}, "decay is not an option of a parameter group"),
+        ({"ns_steps": 0}, "ns_steps must be a whole number from 1, got 0"),
+        ({"ns_steps": 2.5}, "ns_steps must be a whole number from 1, got 2.5"),
+        ({"vectors": {"lr": 0.1, "decay": 0.0}}, "vectors must have lr and weight_decay, got lr, decay"),
+        ({"matrices": {}}, "matrices must have lr and weight_decay, got nothing"),
         ({"matrices": {"lr": 0.1, "weight_decay": -1.0}}, "weight_decay must be at least 0"),
     ],
 )
 def test_muon_refuses(options, law):
     with pytest.raises(ValueError, match=law):
         Muon(net().named_parameters(), **(RATES | options))
+
+
+def test_muon_makes_its_own_groups():
+    with pytest.raises(ValueError, match="muon makes its own groups"):
+        Muon([{"params": list(net().named_parameters())}], **RATES)
+
+
+def test_a_position_embedding_is_no_filter():
+    model = net()
+    model.place = nn.Parameter(torch.full((1, 4, 6), 0.5))
+    optimizer = Muon(model.named_parameters(), **RATES)
+    optimizer.step()  # without gradients
+    model.place.grad = torch.zeros(1, 4, 6)
+    optimizer.step()
+    torch.testing.assert_close(model.place.detach(), torch.full((1, 4, 6), 0.5), rtol=0.01, atol=0)
+
+
+def test_filters_of_zeros_stay_finite():
+    model = net()
+    nn.init.zeros_(model[0].weight)
+    optimizer = Muon(model.named_parameters(), **RATES)
+    fill_gradients(model, 0)
+    optimizer.step()
+    assert model[0].weight.isfinite().all()
+    assert model[0].weight.any()
+
+
+def test_lookahead_takes_up_further_parameters():
+    model, more = net(), nn.Parameter(torch.ones(3))
+    optimizer = Lookahead(list(model.parameters()), lr=0.1, base=SGD, steps=1, alpha=0.5)
+    optimizer.add_param_group({"params": [more]})
+    more.grad = torch.ones(3)
+    optimizer.step()
+    torch.testing.assert_close(more.detach(), torch.full((3,), 0.95))
 
 
 def test_muon_needs_filters():

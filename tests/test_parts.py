@@ -107,6 +107,16 @@ def test_a_run_starts_from_the_weights_of_another(trained: Path, tmp_path: Path)
     assert torch.equal(weights["layer1.0.conv1.weight"], ended["layer1.0.conv1.weight"])
 
 
+def test_a_stopped_run_goes_on_without_the_weights_that_it_started_from(trained: Path, tmp_path: Path):
+    moved = trained.rename(tmp_path / "moved")
+    chosen = cfg(f"model.weights={moved}", "trainer.epochs=2", "trainer.keep=all")
+    run(chosen, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    moved.rename(trained)
+    run(chosen, tmp_path / "run")
+    assert "goes on after epoch 2" in (tmp_path / "run" / "run.log").read_text()
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

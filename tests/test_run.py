@@ -420,12 +420,22 @@ def test_without_validation_the_test_set_can_be_read_once(tmp_path: Path):
     assert "not a fair one" not in (once / "run.log").read_text()
 
 
-def test_with_validation_the_last_epoch_counts_where_none_is_evaluated(tmp_path: Path):
-    run(compose([*LIGHT, "trainer.evaluate=end"]), tmp_path)
-    assert set(result(tmp_path)["metrics"]) == {"val/acc_best", "val/loss_best", "test/acc", "test/loss"}
-    assert torch.load(tmp_path / "best.pt", weights_only=True)["epoch"] == 2
-    with pytest.raises(ValueError, match="early_stop needs trainer.evaluate=each_epoch"):
-        compose([*LIGHT, "trainer.evaluate=end", "trainer.early_stop=3"])
+@pytest.mark.parametrize(
+    ("more", "law"),
+    [
+        ([], "trainer.evaluate=end is for data.val_size=0, got 0.1"),
+        (["data.val_size=0", "scheduler=plateau"], "scheduler=plateau needs trainer.evaluate=each_epoch"),
+    ],
+)
+def test_what_chooses_by_epochs_needs_their_evaluation(more: list[str], law: str):
+    with pytest.raises(ValueError, match=law):
+        compose([*LIGHT, "trainer.evaluate=end", *more])
+
+
+def test_a_random_flip_on_top_of_the_alternating_one_is_refused():
+    compose([*LIGHT, "trainer.alternating_flip=true", "aug=shift"])
+    with pytest.raises(ValueError, match=r"in place of a random flip: leave out '~aug\.image\.flip'"):
+        compose([*LIGHT, "trainer.alternating_flip=true", "aug=crop_flip"])
 
 
 def test_the_test_set_can_be_left_unread(tmp_path: Path):

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+CHUNK = 256  # pictures whose patches are in memory at a time
 NOISE = 5e-4  # added to the variances before whitening, in units of normalised pictures (section 3.1)
 
 
@@ -67,8 +68,11 @@ class Airbench(nn.Module):
         """
         if self.whiten.weight.requires_grad:
             return
-        patches = F.unfold(images.float(), 2).transpose(1, 2).flatten(0, 1)  # (N (H - 1) (W - 1), patch)
-        variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
+        moments, count = images.new_zeros((), dtype=torch.float32), 0
+        for some in images.float().split(CHUNK):
+            patches = F.unfold(some, 2).transpose(0, 1).flatten(1)  # (patch, N (H - 1) (W - 1))
+            moments, count = moments + patches @ patches.T, count + patches.shape[1]
+        variances, directions = torch.linalg.eigh(moments / count)
         filters = directions.T / (variances + NOISE).sqrt()[:, None]
         self.whiten.weight.copy_(torch.cat((filters, -filters)).view_as(self.whiten.weight))
 

@@ -3,9 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def _conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+from cifar_core.models.resnet import conv3x3
 
 
 class PreActBlock(nn.Module):
@@ -18,9 +16,9 @@ class PreActBlock(nn.Module):
         """Take `in_channels` to `out_channels`; the first convolution has the stride."""
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_channels)
-        self.conv1 = _conv3x3(in_channels, out_channels, stride)
+        self.conv1 = conv3x3(in_channels, out_channels, stride)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self.conv2 = _conv3x3(out_channels, out_channels)
+        self.conv2 = conv3x3(out_channels, out_channels)
         self.shortcut: nn.Conv2d | None = None
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
@@ -43,7 +41,7 @@ class PreActResNet(nn.Module):
         """Start with `width` channels and double them in each stage after the first."""
         super().__init__()
         w = width
-        self.conv1 = _conv3x3(in_chans, w)
+        self.conv1 = conv3x3(in_chans, w)
         self.layer1 = nn.Sequential(PreActBlock(w, w, 1), PreActBlock(w, w, 1))
         self.layer2 = nn.Sequential(PreActBlock(w, 2 * w, 2), PreActBlock(2 * w, 2 * w, 1))
         self.layer3 = nn.Sequential(PreActBlock(2 * w, 4 * w, 2), PreActBlock(4 * w, 4 * w, 1))

@@ -3,9 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def _conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+from cifar_core.models.resnet import conv3x3
 
 
 class WideBlock(nn.Module):
@@ -15,10 +13,10 @@ class WideBlock(nn.Module):
         """Take `in_channels` to `out_channels`; the first convolution has the stride."""
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_channels)
-        self.conv1 = _conv3x3(in_channels, out_channels, stride)
+        self.conv1 = conv3x3(in_channels, out_channels, stride)
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.drop = nn.Dropout(drop_rate)
-        self.conv2 = _conv3x3(out_channels, out_channels)
+        self.conv2 = conv3x3(out_channels, out_channels)
         self.shortcut: nn.Conv2d | None = None
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
@@ -54,7 +52,7 @@ class WideResNet(nn.Module):
         """Give a stem of `width` channels, then `widen`, 2 and 4 times that; `depth` is 6 blocks + 4."""
         super().__init__()
         blocks, w = (depth - 4) // 6, width * widen
-        self.conv1 = _conv3x3(in_chans, width)
+        self.conv1 = conv3x3(in_chans, width)
         self.layer1 = _stage(width, w, 1, blocks, block_drop_rate)
         self.layer2 = _stage(w, 2 * w, 2, blocks, block_drop_rate)
         self.layer3 = _stage(2 * w, 4 * w, 2, blocks, block_drop_rate)

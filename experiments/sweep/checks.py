@@ -6,7 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.compose import check, compose
+from cifar_core.settings import SweepSettings
+from experiments.compose import PLATEAU, check, compose
 from experiments.sweep.space import Dimension, Point, Space, Value, argument, combinations
 
 # Up to this many points are checked one by one (16 ms each). In a larger space a value is checked with every
@@ -21,8 +22,8 @@ TIED = (
 )
 
 
-def check_space(space: Space, *, config_name: str, config_dir: str | None) -> None:
-    """Raise ValueError, naming the point, if any point of the space is not in order.
+def check_space(space: Space, options: SweepSettings, *, config_name: str, config_dir: str | None) -> None:
+    """Raise ValueError, naming the point, if any point of the space is not in order or cannot be judged.
 
     Of an interval both ends are checked. Every trial checks its own point once more when it starts.
     """
@@ -35,10 +36,27 @@ def check_space(space: Space, *, config_name: str, config_dir: str | None) -> No
             continue
         seen.add(key)
         try:
-            check(composed.at(point))
+            cfg = composed.at(point)
+            check(cfg)
+            _check_judged(cfg, options)
         except ValueError as error:
             where = " ".join(map(argument, point.items()))
             raise ValueError(f"{error} (at point {where})" if where else str(error)) from error
+
+
+def _check_judged(cfg: DictConfig, options: SweepSettings) -> None:
+    """Raise ValueError where a point lacks what the sweep's choices among points rest on."""
+    if cfg.data.val_size == 0:
+        if options.sampler != "grid" or options.pruner != "none":
+            raise ValueError(
+                "data.val_size must be above 0 for a search or a pruner: the test set must not choose"
+            )
+        if options.refit or options.test == "best":
+            raise ValueError(
+                "data.val_size must be above 0 for sweep.refit and sweep.test=best: nothing is best without"
+            )
+    if options.refit and cfg.scheduler.get("_target_") == PLATEAU:
+        raise ValueError("sweep.refit has no validation accuracy, which scheduler=plateau needs: use another")
 
 
 class Composed:

@@ -160,7 +160,7 @@ class Controller:
     def _planned(self) -> Iterator[Trial]:
         """Yield the trials to run: those begun before, then the grid, or what the sampler proposes."""
         for trial in list(self.trials.values()):
-            if not trial.done:
+            if not trial.done and point_id(bare(trial.point)) not in self._given_up:
                 trial.attempts = 0
                 yield trial
         if self._settings.sampler == "grid":
@@ -226,7 +226,7 @@ class Controller:
         else:
             self._ledger.name(number, key)
         folder = self._home.path / self._space.folder_name(point)
-        trial = Trial(number, point, values, self._space.label(point), folder)
+        trial = Trial(number, point, values, self._space.label(point), folder, seeds=len(self._space.seeds))
         self.trials[key] = trial
         return trial
 
@@ -299,6 +299,7 @@ class Controller:
     def _fail(self, trial: Trial, cause: str) -> None:
         reason = self._reason(trial, cause)
         died = any(words in reason.lower() for words in DEATHS)
+        died = died and point_id(bare(trial.point)) not in self._given_up
         if died and trial.attempts <= self._settings.retries:
             self._screen.say(f"again     {trial.label}  {reason}")
             self._again.append(trial)

@@ -22,7 +22,7 @@ def test(won: Sequence[Trial], server: Server) -> None:
 
 
 def refit(won: Sequence[Trial], space: Space, backend: Backend, home: Path) -> None:
-    """Train the winner again on train + val, as long as its trial, and test that; in `refit/<name>`.
+    """Train the winner again on train + val for all of `trainer.epochs` and test that; in `refit/<name>`.
 
     Nothing is chosen there: the weights are those of the last epoch. Raises OSError where it fails.
     """

@@ -66,7 +66,7 @@ def test_trial(folder: Path) -> dict[str, float]:
     from cifar_core import checkpoint
     from cifar_core.data import load_data
     from cifar_core.numerics import numerics
-    from cifar_core.train import evaluate
+    from cifar_core.train import evaluate, tta_acc
     from experiments import parts
     from experiments.compose import compose_saved, settings
     from experiments.run_folder import RunFolder
@@ -81,9 +81,7 @@ def test_trial(folder: Path) -> dict[str, float]:
     model.load_state_dict(best["model"])
     trainer = options["trainer"]
     metrics = evaluate(model, data, "test", where, batch_size=trainer.eval_batch_size)
-    if trainer.tta != "none":
-        averaged = evaluate(model, data, "test", where, batch_size=trainer.eval_batch_size, tta=trainer.tta)
-        metrics["test/acc_tta"] = averaged["test/acc"]
+    metrics |= tta_acc(model, data, "test", where, trainer)
 
     run_folder = RunFolder(folder)
     result = run_folder.result() or {}

@@ -177,7 +177,11 @@ def _sampler(settings: SweepSettings, started: int) -> BaseSampler:
 
 def _pruner(settings: SweepSettings, epochs: int) -> BasePruner:
     if settings.pruner == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=settings.prune_after)
+        return optuna.pruners.MedianPruner(
+            n_startup_trials=4,
+            n_warmup_steps=settings.prune_after,
+            n_min_trials=4,  # that reported the epoch: of a point's seeds only the first does
+        )
     if settings.pruner == "asha":
         return optuna.pruners.SuccessiveHalvingPruner(min_resource=settings.prune_after, reduction_factor=3)
     if settings.pruner == "hyperband":

@@ -16,7 +16,7 @@ from submitit import SlurmExecutor
 from submitit.helpers import DelayedSubmission
 
 from cifar_core.settings import SweepSettings
-from experiments.run_folder import write_text
+from experiments.run_folder import DONE, RunFolder, write_text
 from experiments.sweep.jobs import overtime, run_trial
 from experiments.sweep.trials import Trial
 
@@ -31,17 +31,20 @@ ALIVE = (
 class Job:
     """What Slurm runs: one trial, in a process of its own that can end without the job."""
 
-    def __init__(self, timeout: float, *arguments: Any) -> None:
-        """Keep the arguments of `run_trial`, and the seconds it may take; 0 = any."""
+    def __init__(self, timeout: float, used: float, *arguments: Any) -> None:
+        """Keep the arguments of `run_trial`, the seconds it may take (0 = any) and those it had before."""
         self._timeout = timeout
+        self._used = used
+        self._began = time.monotonic()
         self._arguments = arguments
         self._process: BaseProcess | None = None
 
     def __call__(self) -> int | None:
         """Run the trial, from its last checkpoint where there is one, and return its exit code."""
         self._process = multiprocessing.get_context("spawn").Process(target=run_trial, args=self._arguments)
+        self._began = time.monotonic()
         self._process.start()
-        self._process.join(self._timeout or None)
+        self._process.join(max(0.0, self._timeout - self._used) if self._timeout else None)
         if self._process.is_alive():
             self._end(self._process)
             return None
@@ -56,7 +59,8 @@ class Job:
         if self._process is not None:
             self._process.terminate()
             self._process.join()
-        return DelayedSubmission(Job(self._timeout, *self._arguments))
+        used = self._used + time.monotonic() - self._began
+        return DelayedSubmission(Job(self._timeout, used, *self._arguments))
 
     def _end(self, process: BaseProcess) -> None:
         """End a trial past its time here, where it is also done while no controller looks."""
@@ -65,8 +69,10 @@ class Job:
         except ProcessLookupError:  # it has not come to lead its group yet
             process.kill()
         process.join()
-        record = {"status": "failed", "error": overtime(self._timeout)}
-        write_text(self._arguments[2] / "result.json", json.dumps(record))
+        folder = self._arguments[2]
+        if (RunFolder(folder).result() or {}).get("status") not in DONE:  # else it ended just now
+            record = {"status": "failed", "error": overtime(self._timeout)}
+            write_text(folder / "result.json", json.dumps(record))
 
 
 class Slurm:
@@ -98,7 +104,7 @@ class Slurm:
         """Submit a trial."""
         self._executor.update_parameters(**self._parameters(trial))
         arguments = (list(overrides), self._files, trial.folder, trial.label, None, self._settings.slurm.cpus)
-        trial.job = self._executor.submit(Job(self._settings.timeout, *arguments)).job_id
+        trial.job = self._executor.submit(Job(self._settings.timeout, 0.0, *arguments)).job_id
         trial.write()
         self._running[trial.number] = trial
         self._states[trial.job] = "PENDING"

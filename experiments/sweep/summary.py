@@ -12,7 +12,7 @@ import numpy as np
 from cifar_core.compare import Agreement, agreement, missed_by_all, spread
 from experiments import saved
 from experiments.sweep.trials import Trial
-from experiments.sweep.winner import bare, by_point, seeds, winner
+from experiments.sweep.winner import bare, by_point, winner
 
 FIGURES = ("val/acc_best", "test/acc")
 
@@ -46,13 +46,15 @@ class PointRow:
 
 def points(trials: Iterable[Trial]) -> list[PointRow]:
     """Return a row for each point, the best mean first; points that lack a seed come after all others."""
-    rows, groups = [], by_point(trials)
-    for group in groups:
+    rows = []
+    for group in by_point(trials):
         results = [trial.result for trial in group]
         finished = [r["metrics"] for r in results if r.get("status") == "finished"]
         figures = {name: [m[name] for m in finished if name in m] for name in FIGURES}
         statuses = [r.get("status", "unfinished") for r in results]
-        rows.append(PointRow(_without_seed(group[0]), group, statuses, figures, seeds(groups)))
+        rows.append(
+            PointRow(_without_seed(group[0]), group, statuses, figures, max(len(group), group[0].seeds))
+        )
     return sorted(rows, key=lambda row: (not row.is_whole, -row.mean))
 
 

@@ -42,7 +42,7 @@ def sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, *, co
             home.open(identity)  # now, for the checks take seconds
         tracked = cfg.tracking.get("_target_") == "experiments.tracking.MlflowTracker"
         server = Server(tracked=tracked)
-        server.call(check_space, space, **files)
+        server.call(check_space, space, options, **files)
         backend: Backend
         if options.backend == "slurm":
             from experiments.sweep.slurm import Slurm
@@ -103,17 +103,6 @@ def _laws(options: SweepSettings, space: Space, cfg: DictConfig) -> None:
             raise ValueError(
                 f"sweep.sampler=cmaes searches intervals and ranges, and {choices[0]} is a list: use tpe"
             )
-    if cfg.data.val_size == 0:
-        if options.sampler != "grid" or options.pruner != "none":
-            raise ValueError(
-                "data.val_size must be above 0 for a search or a pruner: the test set must not choose"
-            )
-        if options.refit or options.test == "best":
-            raise ValueError(
-                "data.val_size must be above 0 for sweep.refit and sweep.test=best: nothing is best without"
-            )
-    if cfg.trainer.evaluate == "end" and options.pruner != "none":
-        raise ValueError("trainer.evaluate must be each_epoch for sweep.pruner, which compares epochs")
     if cfg.trainer.keep == "none" and options.test == "best":
         raise ValueError(
             "trainer.keep must be best or all for sweep.test=best, which needs the winner's weights"

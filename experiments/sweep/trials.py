@@ -28,6 +28,7 @@ class Trial:
     values: dict[str, Value]  # by dimension, without the seed
     label: str
     folder: Path
+    seeds: int = 1  # that the point is to have
     attempts: int = 0
     gpu: str | None = None  # where it runs, or ran last
     started: float = 0.0  # seconds since 1970, of the last attempt

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from experiments.sweep.space import SEED, Point
 from experiments.sweep.trials import Trial
@@ -14,11 +14,6 @@ def by_point(trials: Iterable[Trial]) -> list[list[Trial]]:
     for trial in sorted(trials, key=lambda trial: trial.number):
         groups.setdefault(json.dumps(bare(trial.point), sort_keys=True), []).append(trial)
     return list(groups.values())
-
-
-def seeds(groups: Sequence[list[Trial]]) -> int:
-    """Return how many seeds a point has that was not given up."""
-    return max(map(len, groups), default=0)
 
 
 def bare(point: Point) -> Point:
@@ -34,10 +29,9 @@ def winner(trials: Iterable[Trial]) -> list[Trial]:
     """
     best: list[Trial] = []
     best_mean = -math.inf
-    groups = by_point(trials)
-    for group in groups:
+    for group in by_point(trials):
         results = [trial.result for trial in group]
-        if len(group) < seeds(groups) or any(
+        if len(group) < group[0].seeds or any(
             r.get("status") != "finished" or "val/acc_best" not in r["metrics"] for r in results
         ):
             continue

@@ -189,6 +189,14 @@ def test_the_winner_has_the_best_mean_of_the_points_with_all_seeds(tmp_path: Pat
     ]
 
 
+def test_a_point_whose_other_seeds_have_not_begun_is_not_the_winner(tmp_path: Path):
+    control(tmp_path, space_of("seed=0,1", "optimizer.lr=1"), lambda trial: finished(trial, 0.9))
+    shutil.rmtree(tmp_path / "s1")
+    trials = list(Home(tmp_path).trials().values())
+    assert (len(trials), winner(trials)) == (1, [])
+    assert [(row.finished, row.seeds, row.is_whole) for row in points(trials)] == [(1, 2, False)]
+
+
 class Obedient(Instant):
     """Trials without a result go on until they are told to end, as pruned."""
 

@@ -1,5 +1,6 @@
 """Spaces: Hydra's syntax in, points, names and identities out."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -13,7 +14,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from experiments.compose import CONF
 from experiments.sweep.checks import check_space
 from experiments.sweep.space import point_id
-from tests.sweep.conftest import TINY, space_of
+from tests.sweep.conftest import TINY, space_of, sweep_settings
 
 FILES = {"config_name": "config", "config_dir": None}
 
@@ -138,6 +139,7 @@ def test_the_identity_leaves_out_what_changes_no_result():
     assert one.identity() != space_of("optimizer.lr=0.1", "seed=0,1", "trainer.epochs=3").identity()
 
 
+GRID = sweep_settings(sampler="grid", test="all")
 MISTAKES = {
     "trainer.epochs=2,0": r"trainer.epochs must be at least 1, got 0 \(at point trainer.epochs=0",
     "optimizer.lrr=1,2": "optimizer.lrr is not a key",
@@ -151,13 +153,31 @@ MISTAKES = {
 @pytest.mark.parametrize("more", [[], ["optimizer.weight_decay=range(0,50)", "seed=range(50)"]])
 def test_one_wrong_point_among_few_or_many_is_found(argument: str, more: list[str]):
     with pytest.raises(ValueError, match=MISTAKES[argument]):
-        check_space(space_of(*TINY, argument, *more), **FILES)
+        check_space(space_of(*TINY, argument, *more), GRID, **FILES)
 
 
 def test_a_law_that_ties_two_areas_is_found_in_a_large_space():
     large = ["optimizer.weight_decay=range(0,50)", "seed=range(50)", "trainer.epochs=3,9"]
     with pytest.raises(ValueError, match="scheduler.warmup_epochs must be .* 3.* got 5"):
-        check_space(space_of(*TINY, *large, "scheduler=cosine", "scheduler.warmup_epochs=0,5"), **FILES)
+        check_space(space_of(*TINY, *large, "scheduler=cosine", "scheduler.warmup_epochs=0,5"), GRID, **FILES)
+
+
+@pytest.mark.parametrize(
+    ("argument", "options", "law"),
+    [
+        (
+            "data.val_size=0.5,0",
+            {"pruner": "median"},
+            "data.val_size must be above 0 for a search or a pruner",
+        ),
+        ("data.val_size=0.5,0", {"refit": True}, "data.val_size must be above 0 for sweep.refit"),
+        ("scheduler=one_cycle,plateau", {"refit": True}, "sweep.refit has no validation accuracy"),
+    ],
+)
+def test_every_point_must_be_fit_to_be_chosen(argument: str, options: dict, law: str):
+    check_space(space_of(*TINY, argument), GRID, **FILES)
+    with pytest.raises(ValueError, match=law):
+        check_space(space_of(*TINY, argument), dataclasses.replace(GRID, **options), **FILES)
 
 
 @pytest.mark.parametrize("preset", ["sweep_lr_wd", "sweep_augmentation", "sweep_models"])
@@ -168,4 +188,4 @@ def test_presets_of_sweeps_are_in_order(preset: str):
     arguments = [f"{key}={value}" for key, value in params.items()]
     space = space_of(f"experiment={preset}", *arguments)
     assert space.size > 2
-    check_space(space, **FILES)
+    check_space(space, GRID, **FILES)
