@@ -59,8 +59,9 @@ class Muon(Optimizer):
         if any(isinstance(pair, dict) for pair in pairs):
             raise ValueError("muon makes its own groups: set vectors.weight_decay for norms and biases")
         for name, given in (("vectors", vectors), ("matrices", matrices)):
-            if given.keys() != {"lr", "weight_decay"}:
-                raise ValueError(f"{name} must have lr and weight_decay, got {', '.join(given) or 'nothing'}")
+            if not isinstance(given, Mapping) or given.keys() != {"lr", "weight_decay"}:
+                raise ValueError(f"{name} must have lr and weight_decay and nothing else, got {given!r}")
+            _check(given, prefix=f"{name}.")
         if not isinstance(ns_steps, int) or ns_steps < 1:
             raise ValueError(f"ns_steps must be a whole number from 1, got {ns_steps!r}")
         sgd = {"momentum": sgd_momentum, "nesterov": True, "ns_steps": 0, "unit_filters": False}
@@ -81,7 +82,7 @@ class Muon(Optimizer):
         }
         groups = [group for group in groups if group["params"]]
         for group in groups:
-            _check({**defaults, **group})
+            _check({**defaults, **group}, prefix="")
         super().__init__(groups, defaults)
 
     @torch.no_grad()
@@ -124,14 +125,13 @@ def _kind(parameter: Tensor) -> str:
     return "matrix" if parameter.ndim == 2 else "vector"
 
 
-def _check(group: Mapping[str, Any]) -> None:
-    for key, holds, law in (
-        ("lr", group["lr"] >= 0, "at least 0"),
-        ("weight_decay", group["weight_decay"] >= 0, "at least 0"),
-        ("momentum", 0 <= group["momentum"] < 1, "in [0, 1)"),
-    ):
-        if not holds:
-            raise ValueError(f"{key} must be {law}, got {group[key]!r}")
+def _check(group: Mapping[str, Any], *, prefix: str) -> None:
+    for key in ("lr", "weight_decay", "momentum"):
+        value = group.get(key, 0.0)
+        law = "in [0, 1)" if key == "momentum" else "at least 0"
+        number = isinstance(value, int | float)
+        if not number or value < 0 or (key == "momentum" and value >= 1):
+            raise ValueError(f"{prefix}{key} must be a number {law}, got {value!r}")
 
 
 class Lookahead(Optimizer):

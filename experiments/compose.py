@@ -173,7 +173,8 @@ def _protocol_laws(cfg: DictConfig) -> None:
     flips = [name for name, step in steps.items() if step.get("_target_") == "albumentations.HorizontalFlip"]
     if cfg.trainer.alternating_flip and flips:
         raise ValueError(
-            f"trainer.alternating_flip is in place of a random flip: leave out '~aug.image.{flips[0]}'"
+            "trainer.alternating_flip is in place of a random flip: "
+            f"take that out with '~aug.image.{flips[0]}'"
         )
     if cfg.data.val_size == 0 and cfg.trainer.early_stop > 0:
         raise ValueError(

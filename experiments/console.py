@@ -18,11 +18,12 @@ SHOWN = ("report.html", "contact_sheet.png", "curves.png", "misclassified.csv") 
 def opening(cfg: DictConfig, folder: RunFolder, state: "TrainState", data: "Data") -> list[str]:
     """Return lines on folder, data, model and device."""
     parameters = sum(p.numel() for p in state.model.parameters())
+    name = " ".join([cfg.model._target_.rpartition(".")[2], *filter(None, [cfg.model.get("name")])])
     sizes = " / ".join(f"{len(getattr(data, split)):,} {split}" for split in ("train", "val", "test"))
     return [
         f"run folder  {folder.path}",
         f"data        {data.source}: {sizes}, {data.num_classes} classes",
-        f"model       {cfg.model._target_.rpartition('.')[2]}, {parameters:,} parameters",
+        f"model       {name}, {parameters:,} parameters",
         f"device      {state.numerics}",
     ]
 
@@ -61,7 +62,7 @@ def comparison(result: dict[str, Any], expected: Expectation) -> list[tuple[str,
     there = f"{expected['test_acc']:.2%} in {_epochs(expected['epochs'])} ({expected['source']})"
     ours = result["metrics"].get("test/acc")
     here = "has not read the test set" if ours is None else f"{ours:.2%} in {_epochs(result['epochs'])}"
-    return [("expected", f"{there}; this run {here}")]
+    return [("elsewhere", f"{there}; this run {here}")]
 
 
 def _epochs(count: int) -> str:

@@ -297,9 +297,8 @@ def lines(asked: Request, out_dir: Path, record: dict[str, Any]) -> list[str]:
     count = f"{record['hits']:,} of {record['pictures']:,} pictures"
     told = [f"accuracy       {record['acc']:.2%}  ({count}), loss {record['loss']:.4f}"]
     if "acc_tta" in record:
-        told.append(
-            f"with views     {record['acc_tta']:.2%}  ({asked.cfg.trainer.tta} test-time augmentation)"
-        )
+        views = f"{asked.cfg.trainer.tta}, mean over several views of each picture"
+        told.append(f"with TTA       {record['acc_tta']:.2%}  ({views})")
     result = saved.read_json(asked.folder / "result.json")
     metrics, status = result.get("metrics", {}), result.get("status", "unfinished")
     if status != "finished":

@@ -20,6 +20,7 @@ from experiments.spool import flatten
 if TYPE_CHECKING:
     from cifar_core.lr_range import RangeTest, Suggestion
 
+APART = 10.0  # between the two suggestions, beyond which the higher one is not trusted
 PEAKED = ("one_cycle", "triangle")  # schedules that rise to the optimizer's lr and leave it at once
 
 
@@ -88,6 +89,8 @@ def advice(cfg: DictConfig, suggestion: "Suggestion", *, last: float) -> list[st
         choose, reason = max, f"the larger, as {schedule} rises to it"
     else:
         choose, reason = min, f"the smaller, as {schedule} begins with it"
+    if max(candidates.values()) > APART * min(candidates.values()):
+        choose, reason = min, "the smaller, as the two lie far apart: the loss rose and fell again in between"
     name = choose(candidates, key=lambda each: candidates[each])
     more = ["note           the loss still fell at the last lr: a larger --end shows more"]
     return [

@@ -89,8 +89,7 @@ def start_weights(cfg: DictConfig, model: nn.Module, data: Data, *, elsewhere: b
             fresh = checkpoint.start_from(model, checkpoint.model_weights(path), new_head=True)
         except (OSError, ValueError) as error:
             raise type(error)(f"model.weights: {error}") from error
-        if fresh:
-            log.info("%s starts anew: %s has other classes", fresh, path)
+        log.info("weights     %s%s", path, f", but for {fresh}, which has other classes" if fresh else "")
 
 
 def steps(cfg: DictConfig) -> dict[str, Step]:

@@ -66,6 +66,12 @@ def test_the_schedule_decides_which_one_is_recommended():
     assert "optimizer.lr=0.2 " in recommended("scheduler=step", "scheduler.warmup_epochs=1")
 
 
+def test_of_two_suggestions_far_apart_the_smaller_is_recommended():
+    told = advice(compose(["data=digits", "scheduler=one_cycle"]), Suggestion(0.0025, minimum=1.4), last=10.0)
+    assert "optimizer.lr=0.0025 " in told[-1]
+    assert "far apart" in told[-1]
+
+
 def test_a_loss_that_falls_to_the_end_is_told():
     told = advice(compose(["data=digits"]), Suggestion(steepest=0.2, minimum=0.5), last=0.5)
     assert told[-1].startswith("note")

@@ -434,7 +434,9 @@ def test_what_chooses_by_epochs_needs_their_evaluation(more: list[str], law: str
 
 def test_a_random_flip_on_top_of_the_alternating_one_is_refused():
     compose([*LIGHT, "trainer.alternating_flip=true", "aug=shift"])
-    with pytest.raises(ValueError, match=r"in place of a random flip: leave out '~aug\.image\.flip'"):
+    with pytest.raises(
+        ValueError, match=r"in place of a random flip: take that out with '~aug\.image\.flip'"
+    ):
         compose([*LIGHT, "trainer.alternating_flip=true", "aug=crop_flip"])
 
 

@@ -54,10 +54,11 @@ def _expected(summary: Summary, facts: Mapping[str, Any]) -> str:
     if "test_acc" not in expected:
         return ""
     source = f" ({expected['source']})" if expected.get("source") else ""
+    epochs = f" in {expected['epochs']} epochs" if expected.get("epochs") else ""
     low, high = summary["acc_interval"]
     verdict = "below" if high < expected["test_acc"] else "above" if low > expected["test_acc"] else "around"
     return (
-        f"This recipe is expected to reach {percent(expected['test_acc'], 2)}{source}; "
+        f"Elsewhere this recipe reached {percent(expected['test_acc'], 2)}{epochs}{source}; "
         f"this run's {percent(summary['acc'], 2)} is {verdict} that."
     )
 

@@ -217,7 +217,7 @@ def test_findings_name_what_the_numbers_say(tmp_path: Path):
     pair = numbers["confused_pairs"][0]
     assert any(f"hardest class is {worst}" in sentence for sentence in sentences)
     assert any(f"{pair['a']} and {pair['b']}: {pair['a_as_b']} " in sentence for sentence in sentences)
-    assert any("expected to reach 94.00\u00a0% (the paper)" in sentence for sentence in sentences)
+    assert any("recipe reached 94.00\u00a0% (the paper)" in sentence for sentence in sentences)
     assert any(sentence.endswith("is below that.") for sentence in sentences)
     assert any("best epoch was 2, the last" in sentence for sentence in sentences)
     unfair = findings(numbers, [], {"protocol": "test_each_epoch"})
