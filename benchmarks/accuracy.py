@@ -222,12 +222,17 @@ def _each(texts: Iterable[str]) -> str:
 
 
 def show(readme: Path, seeds: Iterable[Seed]) -> None:
-    """Write the table between the page's two markers; raise ValueError unless each is there once."""
+    """Write the table between the page's two markers."""
+    head, tail = around(readme)
+    write_text(readme, f"{head}{BEGIN}\n{table(seeds)}\n{NOTE}{END}{tail}")
+
+
+def around(readme: Path) -> tuple[str, str]:
+    """Return the page before and after its two markers; raise ValueError unless each is there once."""
     page = readme.read_text()
     if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
         raise ValueError(f"{readme} must have {BEGIN} and, after it, {END}, once each")
-    head, tail = page.partition(BEGIN)[0], page.partition(END)[2]
-    write_text(readme, f"{head}{BEGIN}\n{table(seeds)}\n{NOTE}{END}{tail}")
+    return page.partition(BEGIN)[0], page.partition(END)[2]
 
 
 def main() -> None:
@@ -249,8 +254,10 @@ def main() -> None:
     overrides = [word for word in args.words if word not in presets]
     with exit_codes():
         with user_mistakes():
-            show(args.readme, read(args.csv))
             cfgs = {preset: configuration(preset, overrides) for preset in presets}
+            around(args.readme)  # a page without the markers is told now
+            if not presets:
+                show(args.readme, read(args.csv))
         whole = True
         for preset, cfg in cfgs.items():
             now = measure(preset, overrides, cfg, seeds=args.seeds, slots=args.slots, pictures=args.data_name)
