@@ -78,8 +78,14 @@ class Trial:
         return metrics.get(f"{METRIC}_best", metrics.get("test/acc"))
 
     def history(self) -> list[Row]:
-        """Return the epochs in `metrics.csv` that are written whole; raise OSError for a damaged file."""
-        return saved.history(self.folder)
+        """Return the epochs in `metrics.csv` that are written whole; [] for a damaged file.
+
+        One trial's broken file must not end a sweep of many.
+        """
+        try:
+            return saved.history(self.folder)
+        except OSError:
+            return []
 
     def log_tail(self) -> list[str]:
         """Return the last lines the trial has put out."""

@@ -38,6 +38,14 @@ def test_every_way_to_die_ends_one_trial_alone(sweep: Sweep, net: list[str]):
     assert "killed by SIGKILL" in report
 
 
+def test_a_damaged_history_is_an_empty_one(tmp_path: Path):
+    trial = Trial(0, {}, {}, "damaged", tmp_path)
+    (tmp_path / "metrics.csv").write_text("epoch,val/acc\n1,0.5\n2,0.")
+    assert trial.history() == [{"epoch": 1.0, "val/acc": 0.5}]  # the last line is being written
+    (tmp_path / "metrics.csv").write_text("epoch,val/acc\n1,half\n")
+    assert trial.history() == []
+
+
 def test_slots_share_the_gpus_out(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     shared = share_out(sweep_settings(slots_per_gpu=2), gpus=2, cores=8, most=100)
