@@ -140,16 +140,7 @@ def train(
         images = len(losses) * settings.batch_size
         metrics = {"train/loss": math.fsum(losses) / len(losses), "train/acc": hits / images}
         if watched != "train":
-            pictures: Split = getattr(data, watched)
-            logits = predict(
-                state.best_model,
-                data,
-                pictures,
-                state.numerics,
-                batch_size=settings.eval_batch_size,
-                between_batches=between_batches,
-            )
-            metrics |= score(logits, pictures.labels, watched)
+            metrics |= _watch(state, data, watched, settings, between_batches)
         if isinstance(state.scheduler, ReduceLROnPlateau):
             state.scheduler.step(metrics[f"{watched}/acc"])
         state.epoch += 1
@@ -163,6 +154,26 @@ def train(
             images_per_second=images / trained,
             first_bad_step=None if bad is None else before + bad // settings.accumulate + 1,
         )
+
+
+def _watch(
+    state: TrainState,
+    data: Data,
+    watched: str,
+    settings: TrainerSettings,
+    between_batches: Callable[[], None],
+) -> dict[str, float]:
+    """Return loss and accuracy of the split ``watched`` after an epoch."""
+    pictures: Split = getattr(data, watched)
+    logits = predict(
+        state.best_model,
+        data,
+        pictures,
+        state.numerics,
+        batch_size=settings.eval_batch_size,
+        between_batches=between_batches,
+    )
+    return score(logits, pictures.labels, watched)
 
 
 def _train_epoch(
