@@ -8,7 +8,6 @@ preset starts anew. Each seed is a line of benchmarks/accuracy.csv, in place of 
 on those pictures and that hardware. The table is made from that file, without a preset only made again.
 """
 
-import argparse
 import csv
 import hashlib
 import json
@@ -28,7 +27,7 @@ import yaml
 from omegaconf import DictConfig
 
 from cifar_core.compare import spread
-from experiments import saved
+from experiments import cli, saved
 from experiments.cli import exit_codes, user_mistakes
 from experiments.comparison_page import csv_text
 from experiments.compose import CONF, compose, plain
@@ -236,11 +235,7 @@ def around(readme: Path) -> tuple[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.accuracy",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("benchmarks.accuracy", __doc__)
     parser.add_argument("words", nargs="*", metavar="PRESET|OVERRIDE", help="presets, and overrides for all")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each preset (%(default)s)")
     parser.add_argument("--slots", default="auto", help="runs at a time (%(default)s)")

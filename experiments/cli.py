@@ -1,5 +1,6 @@
 """What the command line owes its user: a line for a mistake, an exit code for its kind, an end on signals."""
 
+import argparse
 import os
 import signal
 import sys
@@ -12,6 +13,16 @@ USER, ENVIRONMENT, GUARD = 2, 1, 3  # exit codes: the configuration or arguments
 FULL_ERROR = (
     os.environ.get("HYDRA_FULL_ERROR") == "1"
 )  # the user's wish, read before the command line sets it
+
+
+def parser(module: str, description: str | None, examples: str = "") -> argparse.ArgumentParser:
+    """Return the parser of `python -m <module>`, whose help shows both texts as they are written."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 class UserError(Exception):

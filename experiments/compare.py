@@ -1,11 +1,11 @@
 """Compares runs: configurations over their seeds, classes, pairs of runs on the same pictures."""
 
-import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from experiments import cli
 from experiments.cli import exit_codes, signals, user_mistakes
 from experiments.run_folder import write_text
 
@@ -85,12 +85,7 @@ def _tracked(uri: str | None, experiment: str | None, wanted: str) -> list[Path]
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.compare",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("experiments.compare", __doc__, EXAMPLES)
     parser.add_argument(
         "folders", nargs="*", type=Path, metavar="FOLDER", help="run folders, or folders that hold some"
     )

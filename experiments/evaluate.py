@@ -1,6 +1,5 @@
 """Evaluates the saved weights of a run again, on its own pictures or on others with the same classes."""
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from experiments import saved
+from experiments import cli, saved
 from experiments.cli import exit_codes, signals, user_mistakes
 from experiments.compose import compose, compose_saved, differences, plain, settings, unknown
 from experiments.run_folder import HARMLESS, write_text
@@ -324,12 +323,7 @@ def lines(asked: Request, out_dir: Path, record: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.evaluate",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("experiments.evaluate", __doc__, EXAMPLES)
     parser.add_argument(
         "run", type=Path, metavar="RUN_FOLDER", help="folder of a run, as in runs/<date>/<run>"
     )

@@ -4,7 +4,6 @@ Trains a fresh model for some steps as the run would, under an lr that rises exp
 again. Writes a plot of loss over lr, the same as CSV beside it, and prints the override to paste.
 """
 
-import argparse
 import csv
 import dataclasses
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from experiments import cli
 from experiments.cli import GuardStop, UserError, exit_codes, signals, user_mistakes
 from experiments.compose import compose, plain, settings
 from experiments.spool import flatten
@@ -132,11 +132,7 @@ def _write(path: Path, seen: "RangeTest") -> None:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.find_lr",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("experiments.find_lr", __doc__)
     parser.add_argument("overrides", nargs="*", help="as for experiments.run: model=resnet18 aug=cutout ...")
     parser.add_argument(
         "--start", type=float, default=1e-6, metavar="LR", help="first lr (default %(default)g)"

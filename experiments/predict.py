@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from experiments import saved
+from experiments import cli, saved
 from experiments.cli import exit_codes, one_line, signals, user_mistakes
 from experiments.compose import compose_saved, settings
 
@@ -250,12 +250,7 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.predict",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("experiments.predict", __doc__, EXAMPLES)
     parser.add_argument(
         "run", type=Path, metavar="RUN_FOLDER", help="folder of a run, as in runs/<date>/<run>"
     )

@@ -1,6 +1,5 @@
 """The report of a sweep: `python -m experiments.report <sweep folder>` writes HTML, CSV and Markdown."""
 
-import argparse
 import base64
 import csv
 import html
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments import cli
 from experiments.cli import exit_codes, user_mistakes
 from experiments.run_folder import write_text
 from experiments.sweep.home import Home
@@ -238,7 +238,7 @@ def _image(figure: "Figure") -> str:
 
 def main() -> None:
     """Write the report of the sweep in the folder given and print where it lies."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
+    parser = cli.parser("experiments.report", __doc__)
     parser.add_argument("folder", type=Path, help="the folder of a sweep, as in sweeps/<name>")
     with exit_codes():
         folder = parser.parse_args().folder.resolve()

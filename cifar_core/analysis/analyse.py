@@ -1,7 +1,7 @@
 """The analysis at the end of a run: every file of its `analysis/` folder."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,24 +59,17 @@ def analyse(
     part: Split = getattr(data, split).to("cpu")
     found = predictions(part.labels, logits)
     layer = cam_module(model, settings.layer or cam_layer, data.image_size)
-    out_dir.mkdir(parents=True, exist_ok=True)
     quality, issues = label_quality(found), label_issues(found)
-    summary = {"split": split, **metrics(found, data.classes), "label_issues": _issue_counts(issues)}
-    summary["temperature_scaling"] = _temperature_scaling(found, data, split, val_logits)
-    tables.write_predictions(out_dir / "predictions.npz", found, part, data.classes)
-    tables.write_errors(out_dir / "misclassified.csv", found, quality, issues, part, data.classes)
-    tables.write_label_issues(out_dir / "label_issues.csv", found, quality, issues, part, data.classes)
+    summary = _summary(found, data, split, val_logits, issues)
+    _write_tables(out_dir, found, quality, issues, part, data.classes)
     seconds = summary["seconds"] = {"numbers": lap()}
     (out_dir / "model.txt").write_text(summarize(model, data.image_size) + "\n", encoding="utf-8")
     seconds["model"] = lap()
 
-    rows = shown_errors(found, REPORTED * settings.sheet_size, settings.sheet_size)
-    unsure = found.unsure_hits()[: settings.sheet_size]
-    maps = cams(model, layer, data, part, found, torch.cat([rows, unsure]), method=settings.method)
-    name = next(name for name, module in model.named_modules() if module is layer)
-    summary["cam"] = {"layer": name, "method": settings.method, "grid": list(maps.grids.shape[2:])}
-    summary["checks"]["predictions_repeated"] = maps.agree.double().mean().item()
-    tables.write_cams(out_dir / "cams.npz", found, maps, part, layer=name, method=settings.method)
+    errors = shown_errors(found, REPORTED * settings.sheet_size, settings.sheet_size)
+    rows = torch.cat([errors, found.unsure_hits()[: settings.sheet_size]])
+    maps = cams(model, layer, data, part, found, rows, method=settings.method)
+    _tell_maps(out_dir, summary, maps, found, part, _name(model, layer), settings.method)
     seconds["maps"] = lap()
 
     content = Content(
@@ -86,18 +79,16 @@ def analyse(
         summary=summary,
         quality=quality,
         issues=issues,
-        errors=maps[: len(rows)],
-        hits=maps[len(rows) :],
+        errors=maps[: len(errors)],
+        hits=maps[len(errors) :],
         sheet_size=settings.sheet_size,
         augmented=_augmented(data, augment),
         history=history,
         facts=facts or {},
     )
-    writers = {"sheets": _write_sheets, "plots": _write_plots, "report": write_report}
-    for name, write in writers.items():
-        if name != "plots" or settings.level == "full":
-            write(out_dir, content)
-            seconds[name] = lap()
+    for name, write in WRITERS[settings.level].items():
+        write(out_dir, content)
+        seconds[name] = lap()
     seconds["total"] = round(sum(seconds.values()), 3)
     tables.write_metrics(out_dir / "metrics.json", summary)
     return summary
@@ -134,6 +125,13 @@ def _stopwatch() -> Callable[[], float]:
     return lap
 
 
+def _summary(
+    found: Predictions, data: Data, split: str, val_logits: Tensor | None, issues: LabelIssues
+) -> dict[str, Any]:
+    summary = {"split": split, **metrics(found, data.classes), "label_issues": _issue_counts(issues)}
+    return summary | {"temperature_scaling": _temperature_scaling(found, data, split, val_logits)}
+
+
 def _temperature_scaling(
     found: Predictions, data: Data, split: str, val_logits: Tensor | None
 ) -> dict[str, Any]:
@@ -152,6 +150,39 @@ def _issue_counts(issues: LabelIssues) -> dict[str, Any]:
         "estimated": issues.estimated,
         "method": "confident learning on this split, whose pictures the model was not trained on",
     }
+
+
+def _name(model: nn.Module, layer: nn.Module) -> str:
+    return next(name for name, module in model.named_modules() if module is layer)
+
+
+def _tell_maps(
+    out_dir: Path,
+    summary: dict[str, Any],
+    maps: Cams,
+    found: Predictions,
+    part: Split,
+    layer: str,
+    method: str,
+) -> None:
+    """Add to the summary what the maps are of, and write them."""
+    summary["cam"] = {"layer": layer, "method": method, "grid": list(maps.grids.shape[2:])}
+    summary["checks"]["predictions_repeated"] = maps.agree.double().mean().item()
+    tables.write_cams(out_dir / "cams.npz", found, maps, part, layer=layer, method=method)
+
+
+def _write_tables(
+    out_dir: Path,
+    found: Predictions,
+    quality: Tensor,
+    issues: LabelIssues,
+    part: Split,
+    classes: Sequence[str],
+) -> None:
+    out_dir.mkdir(parents=True, exist_ok=True)
+    tables.write_predictions(out_dir / "predictions.npz", found, part, classes)
+    tables.write_errors(out_dir / "misclassified.csv", found, quality, issues, part, classes)
+    tables.write_label_issues(out_dir / "label_issues.csv", found, quality, issues, part, classes)
 
 
 def _augmented(data: Data, augment: Augment) -> Augmented:
@@ -196,3 +227,7 @@ def _write_plots(out_dir: Path, content: Content) -> None:
     }
     for name, figure in figures.items():
         figure.savefig(out_dir / f"{name}.png", bbox_inches="tight")
+
+
+LIGHT = {"sheets": _write_sheets, "report": write_report}  # no matplotlib
+WRITERS = {"light": LIGHT, "full": {"sheets": _write_sheets, "plots": _write_plots, "report": write_report}}
