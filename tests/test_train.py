@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -100,6 +101,78 @@ def test_results_say_what_happened(data):
     assert results[-1].metrics["val/loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
+def test_figures_of_training_are_those_of_its_batches(data):
+    batches = []
+
+    def noted(logits, targets):
+        loss = nn.functional.cross_entropy(logits, targets)
+        batches.append((loss.item(), (logits.argmax(1) == targets).sum().item()))
+        return loss
+
+    results = run(begin(data), data, criterion=noted)
+    for result, epoch in zip(results, (batches[:6], batches[6:]), strict=True):
+        losses, hits = zip(*epoch, strict=True)
+        assert result.metrics["train/loss"] == pytest.approx(np.mean(losses))
+        assert result.metrics["train/acc"] == sum(hits) / 48  # of 50: the incomplete batch is dropped
+
+
+def test_lr_is_that_of_the_last_step(data):
+    state, lrs = begin(data), []
+    state.optimizer.register_step_pre_hook(lambda optimizer, *_: lrs.append(optimizer.param_groups[0]["lr"]))
+    results = run(state, data)
+    assert lrs == sorted(set(lrs), reverse=True)  # the cosine falls with each of the steps
+    assert [r.lr for r in results] == [lrs[5], lrs[11]]
+
+
+def test_plateau_heeds_the_accuracy(data):
+    settings = dataclasses.replace(SETTINGS, epochs=6)
+    state = begin(data, settings)
+    options = {"epochs": 6, "steps_per_epoch": 6, "factor": 0.5, "patience": 0, "threshold": 0.0}
+    state.scheduler = schedules.plateau(state.optimizer, **options)
+    results = run(state, data, settings)
+    best, lr, expected = -1.0, 0.05, []
+    for result in results:
+        expected.append(lr)
+        lr = lr if result.metrics["val/acc"] > best else lr / 2
+        best = max(best, result.metrics["val/acc"])
+    assert [r.lr for r in results] == expected
+    assert expected[-1] > 0.05 / 2**4  # or it would be the same as halving it each time
+
+
+def test_the_first_step_with_a_bad_loss_is_named(data):
+    settings, calls = dataclasses.replace(SETTINGS, accumulate=2), itertools.count()
+
+    def breaking(logits, targets):
+        return nn.functional.cross_entropy(logits, targets) * (torch.nan if next(calls) >= 9 else 1)
+
+    results = run(begin(data, settings), data, settings, criterion=breaking)  # of 3 steps, 6 batches each
+    assert [r.first_bad_step for r in results] == [None, 5]
+
+
+def test_a_model_in_eval_mode_is_trained_all_the_same(data):
+    first, second = begin(data, dropout=0.3), begin(data, dropout=0.3)
+    second.model.eval()
+    assert [r.metrics for r in run(first, data)] == [r.metrics for r in run(second, data)]
+    assert equal(weights(first), weights(second))
+
+
+def test_every_batch_may_end_the_training(data):
+    calls = []
+    run(begin(data), data, between_batches=lambda: calls.append(1))
+    assert len(calls) == 2 * (6 + 3)  # 50 // 8 of training, the 20 of validation in parts of 7
+
+    def third():
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    calls.clear()
+    state = begin(data)
+    with pytest.raises(KeyboardInterrupt):
+        run(state, data, between_batches=third)
+    assert state.step == 2
+
+
 def test_learns(data):
     settings = dataclasses.replace(SETTINGS, epochs=30)
     results = run(begin(data, settings), data, settings)
@@ -125,6 +198,40 @@ def test_same_seed_same_numbers(data):
     assert first != other
 
 
+def draws(data, seed):
+    """Return what each epoch drew: order of the pictures, the augmentation's stream, the global one."""
+    drawn = {"order": [], "augmentation": [], "global": []}
+
+    def augment(images, *, generator):
+        drawn["order"].append(images.clone())
+        drawn["augmentation"].append(torch.rand(3, generator=generator))
+        return images
+
+    def mix(images, labels):
+        drawn["global"].append(torch.rand(3))
+        return images, labels
+
+    run(begin(data, seed=seed), data, augment=augment, mix=mix)
+    return {stream: (torch.cat(of[:6]), torch.cat(of[6:])) for stream, of in drawn.items()}
+
+
+@pytest.mark.parametrize("stream", ["order", "augmentation", "global"])
+def test_every_epoch_of_every_seed_draws_anew(data, stream):
+    drawn = draws(data, 0)[stream] + draws(data, 1)[stream]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(drawn, 2))
+
+
+def test_dropout_does_not_follow_the_augmentation(data):
+    seeds = []
+
+    def note(images, *, generator):
+        seeds.append((generator.initial_seed(), torch.initial_seed()))
+        return images
+
+    run(begin(data), data, augment=note)
+    assert len({seed for pair in seeds for seed in pair}) == 4  # two epochs, two streams
+
+
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 def test_resumed_equals_uninterrupted(data, tmp_path, ema_decay):
     settings = dataclasses.replace(SETTINGS, epochs=4, ema_decay=ema_decay)
@@ -143,6 +250,15 @@ def test_resumed_equals_uninterrupted(data, tmp_path, ema_decay):
     rest = run(resumed, data, settings, augment=noisy, mix=mix)
     assert [r.metrics for r in rest] == [r.metrics for r in expected[2:]]
     assert equal(weights(whole), weights(resumed))
+    assert (resumed.epoch, resumed.step) == (whole.epoch, whole.step) == (4, 24)
+
+
+def test_the_scale_of_float16_is_resumed(data):
+    where = numerics(dataclasses.replace(SETTINGS, precision="fp16"))
+    state, other = begin(data, where=where), begin(data, where=where)
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**9)
+    other.load_state_dict(state.state_dict())
+    assert other.scaler.get_scale() == 2.0**9
 
 
 def test_accumulated_gradients_are_those_of_the_large_batch(data):
@@ -165,22 +281,30 @@ def test_accumulated_gradients_are_those_of_the_large_batch(data):
     assert large[0].metrics["train/loss"] == pytest.approx(small[0].metrics["train/loss"], rel=1e-5)
 
 
-def test_ema_is_the_average_of_the_weights(data):
+def test_ema_is_the_average_of_weights_and_running_statistics(data):
     settings = dataclasses.replace(SETTINGS, epochs=1, batch_size=25, ema_decay=0.75)
     state = begin(data, settings)
     seen = []
     hook = state.optimizer.register_step_post_hook(
-        lambda *_: seen.append(state.model[0].weight.detach().clone())
+        lambda *_: seen.append(copy.deepcopy(state.model.state_dict()))
     )
-    run(state, data, settings)
+    (result,) = run(state, data, settings)
     hook.remove()
-    torch.testing.assert_close(state.ema.module[0].weight, 0.75 * seen[0] + 0.25 * seen[1])
+    averages = state.ema.module.state_dict()
+    for name in ("0.weight", "1.running_mean", "1.running_var"):
+        first, second = (step[name] for step in seen)
+        assert not torch.equal(first, second)
+        torch.testing.assert_close(averages[name], 0.75 * first + 0.25 * second)
     assert state.best_model is state.ema.module
+    scores = train.evaluate(state.ema.module, data, "val", FP32, batch_size=settings.eval_batch_size)
+    assert {name: result.metrics[name] for name in scores} == scores
 
 
-def test_gradients_are_clipped(data):
-    settings = dataclasses.replace(SETTINGS, epochs=1, batch_size=50, grad_clip=0.01)
-    state = begin(data, settings)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_gradients_are_clipped(data, precision):
+    """In float16 too, where they are large multiples of the true ones until they are unscaled."""
+    settings = dataclasses.replace(SETTINGS, epochs=1, batch_size=50, grad_clip=0.01, precision=precision)
+    state = begin(data, settings, where=numerics(settings))
     before = [p.detach().clone() for p in state.model.parameters()]
     state.optimizer.param_groups[0]["lr"] = 1.0
     state.scheduler.base_lrs = [1.0]
@@ -198,6 +322,8 @@ def test_label_smoothing_reaches_the_loss(data):
 def test_without_val_the_test_set_is_watched(data):
     empty = dataclasses.replace(data, val=split(0, 0))
     assert set(run(begin(empty), empty)[0].metrics) == {"train/loss", "train/acc", "test/loss", "test/acc"}
+    unread = dataclasses.replace(SETTINGS, evaluate="end")
+    assert set(run(begin(empty, unread), empty, unread)[0].metrics) == {"train/loss", "train/acc"}
 
 
 def test_every_picture_once_an_epoch(data):
@@ -255,6 +381,25 @@ def test_predict_averages_over_the_views(data):
     mirrored = train.predict(state.model, data, turned, FP32, batch_size=7)
     torch.testing.assert_close(both, (plain + mirrored) / 2)
     assert not torch.equal(plain, both)
+
+
+class BrighterSide(nn.Module):
+    """Says 0 where the left half is the brighter one and 1 where it is the right one."""
+
+    def forward(self, images):
+        return torch.stack([half.mean((1, 2, 3)) for half in images.chunk(2, dim=-1)], dim=1)
+
+
+def test_the_further_figure_is_that_of_the_views(data):
+    labels = BrighterSide()(data.test.images.float()).argmax(1)
+    turned = dataclasses.replace(data, test=dataclasses.replace(data.test, labels=labels))
+    plain = train.evaluate(BrighterSide(), turned, "test", FP32, batch_size=7)
+    assert plain["test/acc"] == 1
+    views = dataclasses.replace(SETTINGS, tta="mirror")
+    scores = train.tta_acc(BrighterSide(), turned, "test", FP32, views)
+    assert set(scores) == {"test/acc_tta"}
+    assert scores["test/acc_tta"] < 0.9  # both sides are as bright on average
+    assert train.tta_acc(BrighterSide(), turned, "test", FP32, SETTINGS) == {}
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
