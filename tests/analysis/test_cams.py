@@ -90,7 +90,8 @@ def test_batches_do_not_change_the_maps(
 
 def test_maps_of_one_picture_share_the_scale_of_predicted_and_true():
     grids = torch.rand(4, 6, 8, 8, generator=torch.Generator().manual_seed(0))
-    grids[1] *= 0.5
+    grids[1, :3] *= 0.5
+    grids[0, 3:] *= 0.5
     grids[3] *= 4
     maps = evidence(grids, (32, 32))
     assert maps.shape == (4, 6, 32, 32)
@@ -98,8 +99,9 @@ def test_maps_of_one_picture_share_the_scale_of_predicted_and_true():
     for i in range(6):
         expected = (enlarged[:, i] / enlarged[:2, i].max()).clamp(max=1)
         torch.testing.assert_close(maps[:, i], expected)
-    assert (maps[0].amax((1, 2)) == 1).all()
-    assert (maps[1].amax((1, 2)) < 0.6).all()
+    for stronger, weaker in ((maps[0, :3], maps[1, :3]), (maps[1, 3:], maps[0, 3:])):
+        assert (stronger.amax((1, 2)) == 1).all()
+        assert (weaker.amax((1, 2)) < 0.6).all()
 
 
 def test_no_evidence_and_nan_give_empty_maps():
