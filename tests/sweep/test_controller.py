@@ -114,6 +114,16 @@ def test_a_search_repeats_each_point_with_every_seed_and_can_be_extended(tmp_pat
     assert not points & {json.dumps({k: v for k, v in t.point.items() if k != "seed"}) for t in more.started}
     _, further = control(tmp_path, space, outcome, sampler=sampler, n_trials=6, add_trials=2)
     assert len(further.started) == 6
+    proposed = saved_study(tmp_path / "ledger.jsonl").trials  # a known point would be there as failed
+    assert [trial.state.name for trial in proposed] == ["COMPLETE"] * 30
+
+
+def test_an_extended_qmc_search_has_the_points_of_a_whole_one(tmp_path: Path):
+    space = space_of("optimizer.lr=interval(0.001, 1)")
+    _, whole = control(tmp_path / "whole", space, sampler="qmc", n_trials=5)
+    _, begun = control(tmp_path / "extended", space, sampler="qmc", n_trials=2)
+    _, more = control(tmp_path / "extended", space, sampler="qmc", n_trials=2, add_trials=3)
+    assert labels(begun) + labels(more) == labels(whole)
 
 
 def test_a_search_of_few_points_runs_each_once_and_ends(tmp_path: Path):
@@ -123,6 +133,17 @@ def test_a_search_of_few_points_runs_each_once_and_ends(tmp_path: Path):
     assert sorted(labels(backend)) == sorted(
         f"lr={lr} {model}" for lr in (0.1, 0.2, 0.3) for model in ("resnet18", "resnet20")
     )
+    proposed = saved_study(tmp_path / "ledger.jsonl").trials  # known points among them
+    assert {trial.state.name for trial in proposed} == {"COMPLETE", "FAIL"}
+
+
+def test_a_proposal_that_never_got_its_folder_is_given_up(tmp_path: Path):
+    space, search = space_of("optimizer.lr=interval(0.001, 1)"), {"sampler": "random", "n_trials": 2}
+    ledger = Ledger(tmp_path / "ledger.jsonl", sweep_settings(**search), epochs=5)
+    ledger.ask(space.distributions)  # and the controller is killed
+    _, backend = control(tmp_path, space, **search)
+    assert len(backend.started) == 2
+    assert [trial.state.name for trial in ledger.trials()] == ["FAIL", "COMPLETE", "COMPLETE"]
 
 
 def test_an_interrupted_extension_is_not_added_twice(tmp_path: Path):
@@ -134,6 +155,16 @@ def test_an_interrupted_extension_is_not_added_twice(tmp_path: Path):
         home.reached()
         assert home.target(10, 0) == 15
         assert home.target(10, 5) == 20
+
+
+def test_an_extension_that_a_failure_stopped_is_not_added_twice(tmp_path: Path):
+    space, search = space_of("optimizer.lr=interval(0.001, 1)"), {"sampler": "random", "n_trials": 2}
+    control(tmp_path, space, **search)
+    failed = {"status": "failed", "error": "no"}
+    code, _ = control(tmp_path, space, lambda trial: failed, on_fail="stop", add_trials=2, **search)
+    assert code == 1
+    assert control(tmp_path, space, add_trials=2, **search)[0] == 0
+    assert len(Home(tmp_path).trials()) == 4
 
 
 SIX = ["optimizer.lr=1,2,3,4,5,6"]
@@ -169,6 +200,8 @@ def test_only_kills_and_lack_of_memory_are_tried_again(tmp_path: Path, result: d
     assert code == 1
     assert len(backend.started) == attempts
     assert {trial.number for trial in backend.started} == {0}
+    _, again = control(tmp_path, space_of("optimizer.lr=1"), lambda trial: result, retries=2)
+    assert len(again.started) == attempts  # the next call has as many
 
 
 def test_the_winner_has_the_best_mean_of_the_points_with_all_seeds(tmp_path: Path):
@@ -224,6 +257,61 @@ def test_a_point_is_pruned_as_a_whole_by_its_first_seed(tmp_path: Path):
     assert (code, again.started) == (0, [])
     rows = points(Home(tmp_path).trials().values())
     assert [(row.label, row.finished, row.seeds) for row in rows] == [("lr=1", 3, 3), ("lr=2", 0, 3)]
+
+
+class Epochwise(Instant):
+    """Trials that train one epoch between two looks, eight in all; those of lr=5 get nowhere."""
+
+    slots = 1
+    stride = 1  # epochs between two looks
+
+    def ended(self, trial: Trial) -> bool:
+        done = len(trial.history())
+        if (trial.folder / "stop").exists():
+            (trial.folder / "result.json").write_text('{"status": "pruned", "metrics": {}}')
+        elif done == 8:
+            (trial.folder / "result.json").write_text(json.dumps(finished(trial)))
+        else:
+            acc = 0.1 if trial.point["optimizer.lr"] == "5" else 0.5
+            rows = "".join(f"{epoch},{acc}\n" for epoch in range(1, done + self.stride + 1))
+            (trial.folder / "metrics.csv").write_text(f"epoch,val/acc\n{rows}")
+        return bool(trial.result) and super().ended(trial)
+
+
+class FourEpochsApart(Epochwise):
+    """Trials that train four epochs between two looks."""
+
+    stride = 4
+
+
+@pytest.mark.parametrize(
+    ("pruner", "prune_after", "kind", "epochs"),
+    [
+        *(("median", 1, Epochwise, 2), ("median", 2, Epochwise, 3)),
+        # Successive halving decides after prune_after epochs, which is too early to end, and at three times.
+        *(("asha", 1, Epochwise, 3), ("asha", 2, Epochwise, 6), ("hyperband", 1, Epochwise, 3)),
+        ("asha", 1, FourEpochsApart, 4),  # the third one's figure is not the last that is seen
+    ],
+)
+def test_a_hopeless_trial_ends_after_the_epochs_in_which_none_is_pruned(
+    tmp_path: Path, pruner: str, prune_after: int, kind: type[Instant], epochs: int
+):
+    space = space_of("optimizer.lr=1,2,3,4,5")
+    code, _ = control(tmp_path, space, lambda trial: {}, kind, pruner=pruner, prune_after=prune_after)
+    trials = list(Home(tmp_path).trials().values())
+    assert code == 0
+    assert [trial.status for trial in trials] == ["finished"] * 4 + ["pruned"]
+    assert [len(trial.history()) for trial in trials] == [8] * 4 + [epochs]
+
+
+def test_the_other_seeds_of_a_pruned_point_are_not_tried_again(tmp_path: Path):
+    def outcome(trial: Trial) -> dict:
+        return {"status": "pruned", "metrics": {}} if trial.point["seed"] == "0" else {}  # killed
+
+    _, backend = control(tmp_path, space_of("seed=0,1"), outcome, retries=2)
+    assert labels(backend) == ["s0", "s1"]
+    _, again = control(tmp_path, space_of("seed=0,1"), outcome, retries=2)
+    assert again.started == []
 
 
 def test_memory_stays_flat(tmp_path: Path):
