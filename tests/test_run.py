@@ -450,11 +450,47 @@ def test_the_test_set_can_be_left_unread(tmp_path: Path):
 
 
 def test_early_stop(tmp_path: Path):
-    run(compose([*LIGHT, "trainer.epochs=50", "trainer.early_stop=1", "optimizer.lr=1e-9"]), tmp_path)
+    stops = [*LIGHT, "trainer.epochs=50", "trainer.early_stop=2", "trainer.keep=all", "optimizer.lr=1e-9"]
+    run(compose(stops), tmp_path)
     end = result(tmp_path)
     assert end["epochs"] < 50
     accs = [float(row["val/acc"]) for row in rows(tmp_path / "metrics.csv")]
-    assert accs[-1] <= max(accs[:-1])
+    assert len(accs) == end["epochs"] == accs.index(max(accs)) + 1 + 2
+    (tmp_path / "result.json").unlink()  # as if it had been killed after its last epoch
+    run(compose(stops), tmp_path)
+    assert result(tmp_path)["metrics"] == end["metrics"]
+    assert len(rows(tmp_path / "metrics.csv")) == end["epochs"]
+
+
+def test_a_pruned_run_has_the_figures_of_its_best_epoch_and_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "pruned_net.py").write_text(
+        "import pathlib, torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self, num_classes, stop):\n"
+        "        super().__init__(); self.head = torch.nn.Linear(3072, num_classes)\n"
+        "        self.stop = pathlib.Path(stop); self.register_buffer('steps', torch.zeros(()))\n"
+        "    def forward(self, x):\n"
+        "        if self.training:\n"
+        "            self.steps += 1\n"
+        "            if self.steps > 5: self.stop.touch()\n"
+        "        return self.head(x.flatten(1)) * (self.training or self.steps <= 5)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "run"
+    cfg = compose(
+        [*own_net("pruned_net"), f"+model.stop={folder / 'stop'}", "trainer.guards=off", "trainer.epochs=3"]
+    )
+    acc = run(cfg, folder)
+    accs = [float(row["val/acc"]) for row in rows(folder / "metrics.csv")]
+    end = result(folder)
+    assert (end["status"], end["epochs"], len(accs)) == ("pruned", 2, 2)
+    assert acc == end["metrics"]["val/acc_best"] == accs[0] > accs[1]
+    assert set(end["metrics"]) == {"val/acc_best", "val/loss_best"}
+    assert not (folder / "stop").exists()
+    assert run(cfg, folder) == acc
+    assert "is pruned already; nothing to do" in (folder / "run.log").read_text()
 
 
 @pytest.mark.parametrize(("keep", "left"), [("all", {"best.pt", "last.pt"}), ("none", set())])
