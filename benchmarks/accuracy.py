@@ -26,12 +26,13 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig
 
-from cifar_core.compare import spread
-from experiments import cli, saved
+from cifar_core.explain.statistics import spread
+from experiments import cli, files
 from experiments.cli import exit_codes, user_mistakes
-from experiments.comparison_page import csv_text
-from experiments.compose import CONF, compose, plain
-from experiments.run_folder import HARMLESS, past, write_text
+from experiments.config.compose import compose
+from experiments.config.values import plain
+from experiments.files import CONF, csv_text, write_text
+from experiments.runs.folder import HARMLESS, past
 from experiments.sweep.home import Home
 from experiments.sweep.trials import Trial
 
@@ -123,7 +124,7 @@ def sweep(*arguments: str) -> int:
 def _environment(trial: Trial, trials: Sequence[Trial]) -> dict[str, Any]:
     """Return a trial's environment; where it failed before it had one, that of a finished trial."""
     finished = [other for other in trials if other.status == "finished"]
-    found = (saved.read_json(some.folder / "environment.json") for some in (trial, *finished))
+    found = (files.read_json(some.folder / "environment.json") for some in (trial, *finished))
     return next(environment for environment in found if environment)
 
 

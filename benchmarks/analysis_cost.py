@@ -21,11 +21,11 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from cifar_core.analysis.analyse import analyse
-from cifar_core.data import Data, Split
-from cifar_core.gradcam import grad_cam
+from cifar_core.data.split import Data, Split
+from cifar_core.explain.gradcam import grad_cam
 from cifar_core.models.resnet import resnet18
-from cifar_core.settings import AnalysisSettings
+from cifar_core.report.analyse import analyse
+from cifar_core.report.settings import AnalysisSettings
 
 LEVELS = {"full": 100, "light": 25}  # sizes of the sheets, as in conf/analysis
 

@@ -16,10 +16,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from cifar_core.data import load_data
-from experiments import parts
-from experiments.compose import compose, settings
-from experiments.run import run
+from cifar_core.data.sources import load_data
+from experiments.config import build
+from experiments.config.compose import compose
+from experiments.config.values import settings
+from experiments.runs.story import run
 
 SHORT, LONG = 1, 5  # epochs
 
@@ -42,11 +43,11 @@ def bare(epochs: int) -> None:
     cfg = compose(overrides(epochs))
     data = load_data(settings(cfg)["data"])
     torch.manual_seed(0)
-    model = parts.model(cfg, num_classes=10).to(memory_format=torch.channels_last)
-    optimizer = parts.optimizer(cfg, model.named_parameters())
+    model = build.model(cfg, num_classes=10).to(memory_format=torch.channels_last)
+    optimizer = build.optimizer(cfg, model.named_parameters())
     steps = len(data.train) // 64
-    scheduler = parts.scheduler(cfg, optimizer, steps_per_epoch=steps)
-    augment, generator = parts.augment(cfg), torch.Generator().manual_seed(0)
+    scheduler = build.scheduler(cfg, optimizer, steps_per_epoch=steps)
+    augment, generator = build.augment(cfg), torch.Generator().manual_seed(0)
     for _ in range(epochs):
         model.train()
         order = torch.randperm(len(data.train), generator=generator)

@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.tracking import MlflowTracker, open_store, tracking_uri
+from experiments.tracking.mlflow_store import open_store
+from experiments.tracking.tracker import MlflowTracker
+from experiments.tracking.uri import tracking_uri
 
 METRICS = (
     "train/loss",

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifar_core.data import Data, Split
-from cifar_core.numerics import Numerics
+from cifar_core.data.split import Data, Split
+from cifar_core.train.numerics import Numerics
 
 POLICIES = ("stop", "warn", "off")
 FEW_PICTURES = 100  # one standard error of an accuracy of 90 % is then 3 points

@@ -1,13 +1,12 @@
 """Compares runs: configurations over their seeds, classes, pairs of runs on the same pictures."""
 
-import os
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from experiments import cli
 from experiments.cli import exit_codes, signals, user_mistakes
-from experiments.run_folder import write_text
+from experiments.comparison.read import run_folders
+from experiments.comparison.write import write
 
 EXAMPLES = """examples:
   python -m experiments.compare runs/2026-01-31
@@ -18,60 +17,11 @@ Prints Markdown and writes comparison.html (for people), comparison.md and, with
 configurations.csv, runs.csv, differences.csv, pairs.csv, classes.csv and missed.csv.
 Configurations are ranked by validation accuracy alone. Runs without a validation split are listed apart.
 """
-FILES = tuple(
-    f"{name}.csv" for name in ("configurations", "runs", "differences", "pairs", "classes", "missed")
-)
-MARKS = ("result.json", "overrides.yaml")  # files that only a run folder has
-
-
-def run_folders(paths: Sequence[Path]) -> list[Path]:
-    """Return the run folders among and below ``paths``, each once.
-
-    Raises FileNotFoundError for a path that is no folder or holds no run.
-    """
-    found: dict[Path, None] = {}
-    for path in paths:
-        if not path.is_dir():
-            raise FileNotFoundError(f"{path} is not a folder")
-        below = sorted(_search(path.resolve()))
-        if not below:
-            raise FileNotFoundError(f"{path} holds no run: no {' and no '.join(MARKS)} in or below it")
-        found |= dict.fromkeys(below)
-    return list(found)
-
-
-def _search(root: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(root):
-        if any(mark in files for mark in MARKS):
-            folders.clear()  # what a run folder holds belongs to the run
-            yield Path(parent)
-
-
-def write(folders: Sequence[Path], out_dir: Path) -> str:
-    """Compare the runs in ``folders``, write all files to ``out_dir`` and return the Markdown."""
-    from experiments.comparison import compare, read
-    from experiments.comparison_page import configuration_row, csv_text, markdown, page, run_row, tables
-
-    comparison = compare(read(folder) for folder in folders)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    text = markdown(comparison)
-    write_text(out_dir / "comparison.html", page(comparison))
-    write_text(out_dir / "comparison.md", text)
-    rows: dict[str, list] = {name: [] for name in FILES}
-    rows |= {one.file: list(one.rows) for one in tables(comparison)}
-    rows["configurations.csv"] = [configuration_row(c) for c in comparison.configurations]
-    rows["runs.csv"] = [run_row(run, c.letter) for c in comparison.configurations for run in c.runs]
-    rows["runs.csv"] += [run_row(run) for run in comparison.others]
-    for name, some in rows.items():
-        (out_dir / name).unlink(missing_ok=True)  # of an earlier comparison
-        if some:
-            write_text(out_dir / name, csv_text(some))
-    return text
 
 
 def _tracked(uri: str | None, experiment: str | None, wanted: str) -> list[Path]:
     """Return the folders of the runs that MLflow finds, saying which are not on this machine."""
-    from experiments.tracking import tracked_folders
+    from experiments.tracking.mlflow_store import tracked_folders
 
     folders = tracked_folders(uri, experiment, wanted)
     there = [folder for folder in folders if folder.is_dir()]

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from cifar_core.settings import TrainerSettings
+from cifar_core.train.settings import TrainerSettings
 
 PROJECT = Path(__file__).resolve().parents[1]
 Cli = Callable[..., subprocess.CompletedProcess[str]]

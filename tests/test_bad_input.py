@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.config.test_compose import WRONG
 from tests.conftest import PROJECT
-from tests.test_compose import WRONG
 
 USER, ENVIRONMENT = 2, 1
 DIGITS = ["data=digits", "model=resnet20", "tracking=none", "trainer.epochs=1", "trainer.device=cpu"]

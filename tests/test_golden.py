@@ -33,11 +33,15 @@ from torch import Tensor, nn
 from cifar_core.augment.pipeline import BatchedPipeline
 from cifar_core.augment.recipe import Recipe
 from cifar_core.augment.uniforms import picture_keys, uniforms
-from cifar_core.data import Data, Split, load_data
-from cifar_core.numerics import numerics
-from cifar_core.train import TrainState, start, steps_per_epoch, train
-from experiments import parts
-from experiments.compose import CONF, compose, settings
+from cifar_core.data.sources import load_data
+from cifar_core.data.split import Data, Split
+from cifar_core.train.loop import train
+from cifar_core.train.numerics import numerics
+from cifar_core.train.state import TrainState, start, steps_per_epoch
+from experiments.config import build
+from experiments.config.compose import compose
+from experiments.config.values import settings
+from experiments.files import CONF
 
 PATH = Path(__file__).with_name("golden.json")
 RENEW = "run `python -m tests.test_golden` and commit tests/golden.json"
@@ -108,9 +112,9 @@ def begun(cfg: DictConfig, data: Data) -> TrainState:
     trainer = settings(cfg)["trainer"]
     where = numerics(trainer)
     model = where.place(Net(data.num_classes))
-    optimizer = parts.optimizer(cfg, model.named_parameters())
+    optimizer = build.optimizer(cfg, model.named_parameters())
     steps = steps_per_epoch(len(data.train), trainer)
-    scheduler = parts.scheduler(cfg, optimizer, steps_per_epoch=steps)
+    scheduler = build.scheduler(cfg, optimizer, steps_per_epoch=steps)
     return start(model, optimizer, scheduler, numerics=where, seed=cfg.seed, ema_decay=trainer.ema_decay)
 
 
@@ -118,8 +122,8 @@ class Spy:
     """Passes on what the loop asks of augmentation and mixing, and keeps what went in and came out."""
 
     def __init__(self, cfg: DictConfig) -> None:
-        self.inner = parts.augment(cfg)
-        self.mixing = parts.mix(cfg, num_classes=PICTURES)
+        self.inner = build.augment(cfg)
+        self.mixing = build.mix(cfg, num_classes=PICTURES)
         self.batches: list[dict[str, Tensor]] = []
 
     def augment(self, images: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -200,7 +204,7 @@ def recipe(name: str, *overrides: str) -> dict[str, Any]:
     """Return what each epoch of a recipe draws, shows and mixes."""
     cfg = compose([*BASE, f"aug={name}", *overrides])
     spy = Spy(cfg)
-    leaves = {type(step).__name__ for _, step in Recipe(parts.steps(cfg)).leaves()}
+    leaves = {type(step).__name__ for _, step in Recipe(build.steps(cfg)).leaves()}
     facts = []
     for batches in epochs(cfg, numbered(), spy):
         shown = joined(batches, "shown")
@@ -247,7 +251,7 @@ def losses(*overrides: str) -> dict[str, Any]:
     mean, std = (120.0, 121.0, 122.0), (45.0, 46.0, 47.0)
     data = Data("made", ("a", "b", "c", "d"), train_set, val, val, mean, std, "0")
     state = begun(cfg, data)
-    augment, mix = parts.augment(cfg), parts.mix(cfg, num_classes=4)
+    augment, mix = build.augment(cfg), build.mix(cfg, num_classes=4)
     results = list(train(state, data, augment, settings(cfg)["trainer"], mix=mix))
     facts = {f"epoch {r.epoch}": {**r.metrics, "lr": r.lr, "step": r.step} for r in results}
     size = sum(values.double().abs().sum().item() for values in state.best_model.state_dict().values())

@@ -15,14 +15,17 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.transforms import v2
 
-from cifar_core import guards, schedules, train
+from cifar_core import guards
 from cifar_core.augment.pipeline import augmentation
-from cifar_core.data import Data, Split, load_data
-from cifar_core.numerics import Numerics
-from cifar_core.settings import TrainerSettings
-from experiments import parts
-from experiments.compose import compose
-from experiments.compose import settings as groups
+from cifar_core.data.sources import load_data
+from cifar_core.data.split import Data, Split
+from cifar_core.train import loop, schedules
+from cifar_core.train import state as state_module
+from cifar_core.train.numerics import Numerics
+from cifar_core.train.settings import TrainerSettings
+from experiments.config import build
+from experiments.config.compose import compose
+from experiments.config.values import settings as groups
 from tests.conftest import trainer_settings
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -83,13 +86,15 @@ def watch(
         found = guards.check_data(data) + guards.check_model(model, data, FP32)
         found += guards.check_augment(augment, data)
     optimizer = torch.optim.SGD(parameters or model.parameters(), lr=lr, momentum=0.9, nesterov=True)
-    steps = train.steps_per_epoch(len(data.train), settings)
+    steps = state_module.steps_per_epoch(len(data.train), settings)
     schedule = scheduler(optimizer, epochs=settings.epochs, steps_per_epoch=steps)
-    state = train.start(model, optimizer, schedule, numerics=FP32, seed=0, ema_decay=settings.ema_decay)
+    state = state_module.start(
+        model, optimizer, schedule, numerics=FP32, seed=0, ema_decay=settings.ema_decay
+    )
     start = guards.fingerprint(model)
     plain = mix is None and settings.label_smoothing == 0
     history = []
-    for result in train.train(state, data, augment, settings, mix=mix, criterion=criterion):
+    for result in loop.train(state, data, augment, settings, mix=mix, criterion=criterion):
         history.append({"epoch": result.epoch, "step": result.step, **result.metrics, "lr": result.lr})
         found += guards.check_epoch(
             history, data, plain_loss=plain, first_bad_step=result.first_bad_step
@@ -603,11 +608,11 @@ def test_digits_are_healthy(digits):
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "aug").glob("*.yaml")))
 def test_shipped_augmentations_are_healthy(name, digits):
-    assert guards.check_augment(parts.augment(compose([f"aug={name}", "data=digits"])), digits) == []
+    assert guards.check_augment(build.augment(compose([f"aug={name}", "data=digits"])), digits) == []
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "model").glob("*.yaml")))
 def test_shipped_models_are_healthy(name, digits):
     torch.manual_seed(0)
-    model = parts.model(compose([f"model={name}"]), num_classes=10)
+    model = build.model(compose([f"model={name}"]), num_classes=10)
     assert guards.check_model(model, digits, FP32) == []

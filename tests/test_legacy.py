@@ -20,10 +20,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from cifar_core.data import load_data
-from experiments.compose import compose, compose_saved, plain, settings
-from experiments.run import run
-from experiments.targets import _resolve
+from cifar_core.data.sources import load_data
+from experiments.config.compose import compose, compose_saved
+from experiments.config.renamed import target
+from experiments.config.targets import _resolve
+from experiments.config.values import plain, settings
+from experiments.runs.story import run
 from tests.conftest import PROJECT, Cli
 
 LEGACY = PROJECT / "tests" / "legacy"
@@ -37,7 +39,7 @@ SWEPT = ("trial", "status", "name", "optimizer.lr", "seed", "val/acc_best", "tes
 
 def resolved(name: str) -> Any:
     """Return what a configuration gets for a `_target_`."""
-    return _resolve("legacy", name, ())
+    return _resolve("legacy", target(name), ())
 
 
 def rows(text: str) -> list[dict[str, str]]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.compose import CONF, compose
+from experiments.config.compose import compose
+from experiments.files import CONF
 from tests.conftest import PROJECT
 
 README = (PROJECT / "README.md").read_text()

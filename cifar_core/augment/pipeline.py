@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cifar_core.augment.lowering import beside, lowered
 from cifar_core.augment.per_picture import PerPicture
+from cifar_core.augment.protocol import Augment
 from cifar_core.augment.recipe import (
     CONTAINERS,
     Draw,
@@ -25,7 +26,6 @@ from cifar_core.augment.recipe import (
 )
 from cifar_core.augment.sizes import output_size
 from cifar_core.augment.uniforms import picture_keys
-from cifar_core.train import Augment
 
 BACKENDS = ("auto", "batched", "albumentations")
 log = logging.getLogger(__name__)

@@ -6,8 +6,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from cifar_core.settings import SweepSettings
-from experiments.compose import PLATEAU, check, compose
+from experiments.config.check import check
+from experiments.config.compose import compose
+from experiments.config.laws import PLATEAU
+from experiments.config.renamed import renew_config
+from experiments.config.settings import SweepSettings
 from experiments.sweep.space import Dimension, Point, Space, Value, argument, combinations
 
 # Up to this many points are checked one by one (16 ms each). In a larger space a value is checked with every
@@ -79,6 +82,7 @@ class Composed:
         for key, text in point.items():
             if key not in shape:
                 OmegaConf.update(cfg, key, self._value(key, text), merge=True)
+        renew_config(cfg)
         return cfg
 
     def _is_shape(self, key: str) -> bool:

@@ -6,56 +6,25 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Protocol
 
 from optuna.trial import TrialState
 
-from cifar_core.settings import SweepSettings
 from experiments.cli import Stopped
-from experiments.run_folder import write_text
-from experiments.spool import Spool
+from experiments.config.settings import SweepSettings
+from experiments.files import write_text
+from experiments.sweep.backends.backend import Backend
 from experiments.sweep.home import Home
 from experiments.sweep.ledger import Ledger
 from experiments.sweep.screen import Screen
 from experiments.sweep.space import Point, Space, Value, combinations, point_id
 from experiments.sweep.trials import METRIC, Trial
 from experiments.sweep.winner import bare
+from experiments.tracking.spool import Spool
 
 log = logging.getLogger(__name__)
 
 DEATHS = ("killed by", "ended unseen", "out of memory")  # reasons that may be gone at the next attempt
 DUPLICATES = 100  # proposals of known points in a row after which a search gives up
-
-
-class Backend(Protocol):
-    """Where trials run."""
-
-    slots: int
-
-    @property
-    def has_room(self) -> bool:
-        """Whether another trial may be started."""
-
-    def start(self, trial: Trial, overrides: list[str]) -> None:
-        """Start a trial."""
-
-    def adopt(self, trial: Trial) -> bool:
-        """Take charge of a trial that runs already; False where it does not."""
-
-    def ended(self, trial: Trial) -> bool:
-        """Tell whether a trial is over."""
-
-    def cause(self, trial: Trial) -> str:
-        """Say how an ended trial ended."""
-
-    def interrupt(self, trial: Trial) -> None:
-        """Ask a trial to save its last epoch and end."""
-
-    def kill(self, trial: Trial) -> None:
-        """End a trial at once."""
-
-    def wait(self) -> None:
-        """Wait until a trial ends, or for a moment."""
 
 
 class Controller:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import report
-from experiments.sweep.controller import Backend
+from experiments.sweep import report
+from experiments.sweep.backends.backend import Backend
 from experiments.sweep.jobs import sync_trials, test_trial, track_sweep
 from experiments.sweep.server import Server
 from experiments.sweep.space import Space

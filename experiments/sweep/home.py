@@ -9,7 +9,7 @@ from typing import Any, Self, TextIO
 
 import yaml
 
-from experiments.run_folder import write_text
+from experiments.files import write_text
 from experiments.sweep.space import Space, point_id
 from experiments.sweep.trials import Trial
 

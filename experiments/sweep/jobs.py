@@ -25,8 +25,8 @@ def run_trial(
     import torch
 
     from experiments.cli import exit_codes, signals, user_mistakes
-    from experiments.compose import compose
-    from experiments.run import run
+    from experiments.config.compose import compose
+    from experiments.runs.story import run
 
     os.setsid()  # Ctrl-C is the controller's, and what the trial starts ends with it
     _log_to(folder / "trial.log")
@@ -63,20 +63,21 @@ def gpu_count() -> int:
 
 def test_trial(folder: Path) -> dict[str, float]:
     """Read the test set with the best weights of a finished run and add the figures to its records."""
-    from cifar_core import checkpoint
-    from cifar_core.data import load_data
-    from cifar_core.numerics import numerics
-    from cifar_core.train import evaluate, tta_acc
-    from experiments import parts
-    from experiments.compose import compose_saved, settings
-    from experiments.run_folder import RunFolder
-    from experiments.spool import Spool
+    from cifar_core.data.sources import load_data
+    from cifar_core.train import checkpoint
+    from cifar_core.train.numerics import numerics
+    from cifar_core.train.predict import evaluate, tta_acc
+    from experiments.config import build
+    from experiments.config.compose import compose_saved
+    from experiments.config.values import settings
+    from experiments.runs.folder import RunFolder
+    from experiments.tracking.spool import Spool
 
     cfg = compose_saved(folder, [])
     options = settings(cfg)
     where = numerics(options["trainer"])
     data = load_data(options["data"]).to(where.device)
-    model = where.place(parts.model(cfg, num_classes=data.num_classes))
+    model = where.place(build.model(cfg, num_classes=data.num_classes))
     best = checkpoint.load(folder / "best.pt")
     model.load_state_dict(best["model"])
     trainer = options["trainer"]
@@ -97,7 +98,7 @@ def track_sweep(
     """Enter the sweep itself as a run of kind `sweep`; return its id and the page of all its trials."""
     from hydra.utils import instantiate
 
-    from experiments.tracking import tagged_runs_page
+    from experiments.tracking.mlflow_store import tagged_runs_page
 
     tags = {"sweep": folder.name, "kind": "sweep", "run_folder": str(folder)}
     with instantiate(tracking, out_dir=folder, run_name=f"sweep {folder.name}", tags=tags) as tracker:

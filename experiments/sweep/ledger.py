@@ -16,7 +16,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from cifar_core.settings import SweepSettings
+from experiments.config.settings import SweepSettings
 from experiments.sweep.space import Value
 
 STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cifar_core.compare import Agreement, agreement, missed_by_all, spread
-from experiments import saved
+from cifar_core.explain.statistics import Agreement, agreement, missed_by_all, spread
+from experiments.runs import read
 from experiments.sweep.trials import Trial
 from experiments.sweep.winner import bare, by_point, winner
 
@@ -154,7 +154,7 @@ def answers(trials: Iterable[Trial]) -> Answers | None:
 
 def _predictions(folder: Path) -> dict[str, np.ndarray] | None:
     try:
-        return saved.predictions(folder)
+        return read.predictions(folder)
     except OSError:  # damaged: the other trials have something to tell
         return None
 

@@ -10,16 +10,17 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf
 
-from cifar_core.settings import SweepSettings
 from experiments.cli import user_mistakes
-from experiments.compose import settings
+from experiments.config.settings import SweepSettings
+from experiments.config.values import settings
+from experiments.sweep.backends.backend import Backend
+from experiments.sweep.backends.local import Local, Slots, share_out
 from experiments.sweep.checks import check_space
-from experiments.sweep.controller import Backend, Controller
+from experiments.sweep.controller import Controller
 from experiments.sweep.ending import Record, refit, test
 from experiments.sweep.home import Home, sweep_name
 from experiments.sweep.jobs import gpu_count
 from experiments.sweep.ledger import Ledger
-from experiments.sweep.local import Local, Slots, share_out
 from experiments.sweep.server import Server
 from experiments.sweep.space import Space, parse
 from experiments.sweep.winner import winner
@@ -40,12 +41,12 @@ def sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, *, co
         home = Home(_folder(cfg, name))
         if home.is_begun:
             home.open(identity)  # now, for the checks take seconds
-        tracked = cfg.tracking.get("_target_") == "experiments.tracking.MlflowTracker"
+        tracked = cfg.tracking.get("_target_") == "experiments.tracking.tracker.MlflowTracker"
         server = Server(tracked=tracked)
         server.call(check_space, space, options, **files)
         backend: Backend
         if options.backend == "slurm":
-            from experiments.sweep.slurm import Slurm
+            from experiments.sweep.backends.slurm import Slurm
 
             backend = Slurm(options, files, home.path / "slurm")
         else:

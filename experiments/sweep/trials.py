@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments import saved
-from experiments.run_folder import DONE, write_text
-from experiments.saved import Row
+from cifar_core.history import Row
+from experiments.files import write_text
+from experiments.runs import read as read_module
+from experiments.runs.folder import DONE
 from experiments.sweep.space import Point, Value
 
 LOG_LINES = 15  # of a failed trial's output that its record keeps
@@ -83,7 +84,7 @@ class Trial:
         One trial's broken file must not end a sweep of many.
         """
         try:
-            return saved.history(self.folder)
+            return read_module.history(self.folder)
         except OSError:
             return []
 

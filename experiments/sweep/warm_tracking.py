@@ -1,5 +1,5 @@
 """Imports MLflow, once, in the server that tracked trials are forked from."""
 
-from experiments import tracking
+from experiments.tracking import mlflow_store
 
-tracking.import_mlflow()
+mlflow_store.import_mlflow()

@@ -12,11 +12,13 @@ import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 
-from cifar_core.settings import SweepSettings
-from experiments.compose import CONF, compose, settings
+from experiments.config.compose import compose
+from experiments.config.settings import SweepSettings
+from experiments.config.values import settings
+from experiments.files import CONF
 from experiments.sweep.space import Space, parse
-from tests.analysis.conftest import browser as browser  # a fixture
 from tests.conftest import PROJECT
+from tests.report.conftest import browser as browser  # a fixture
 
 TINY = [
     *("experiment=quickstart", "model.width=4", "trainer.epochs=2", "trainer.batch_size=64"),

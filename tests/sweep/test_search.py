@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.report import write
 from experiments.sweep.home import Home
+from experiments.sweep.report import write
 from experiments.sweep.summary import answers
 from experiments.sweep.trials import Trial
 from experiments.sweep.winner import winner
@@ -86,19 +86,20 @@ def test_the_winner_alone_reads_the_test_set(searched: Sweep):
 
 def test_the_winners_test_is_the_one_its_weights_give(searched: Sweep):
     """The same weights, loaded apart from the sweep's code."""
-    from cifar_core import checkpoint, train
-    from cifar_core.data import load_data
-    from cifar_core.numerics import numerics
-    from experiments import parts
-    from experiments.compose import compose_saved, settings
+    from cifar_core.data.sources import load_data
+    from cifar_core.train import checkpoint, predict
+    from cifar_core.train.numerics import numerics
+    from experiments.config import build
+    from experiments.config.compose import compose_saved
+    from experiments.config.values import settings
 
     trial = winner(Home(searched.home).trials().values())[0]
     cfg = compose_saved(trial.folder, [])
     options = settings(cfg)
     data, where = load_data(options["data"]), numerics(options["trainer"])
-    model = where.place(parts.model(cfg, num_classes=10))
+    model = where.place(build.model(cfg, num_classes=10))
     model.load_state_dict(checkpoint.load(trial.folder / "best.pt")["model"])
-    scores = train.evaluate(model, data, "test", where, batch_size=100)
+    scores = predict.evaluate(model, data, "test", where, batch_size=100)
     assert scores["test/acc"] == trial.result["metrics"]["test/acc"]
 
 

@@ -11,7 +11,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from experiments.compose import CONF
+from experiments.files import CONF
 from experiments.sweep.checks import check_space
 from experiments.sweep.space import point_id
 from tests.sweep.conftest import TINY, space_of, sweep_settings

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.sweep.local import share_out
+from experiments.sweep.backends.local import share_out
 from experiments.sweep.trials import Trial
 from tests.conftest import PROJECT
 from tests.sweep.conftest import TINY, Sweep, sweep_settings, wait_until

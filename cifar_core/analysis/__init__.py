@@ -1,1 +1,0 @@
-"""What a finished run explains about itself: numbers, tables, contact sheets and plots."""

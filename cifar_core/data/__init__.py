@@ -1,0 +1,1 @@
+"""Pictures: read, decoded, cached, split."""

@@ -1,0 +1,95 @@
+"""Pictures of all splits, resident on one device as uint8 tensors."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Split:
+    """The pictures of one split, on one device."""
+
+    images: Tensor  # uint8 (N, 3, H, W)
+    labels: Tensor  # int64 (N,)
+    index: Tensor  # int64 (N,), position in the source's own train or test list
+    names: Sequence[str] | None  # file of each picture relative to data.root; None where there are none
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> "Split":
+        """Return the split on `device`."""
+        return replace(
+            self,
+            images=self.images.to(device),
+            labels=self.labels.to(device),
+            index=self.index.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class Data:
+    """A source's pictures in three splits, and how to normalise them."""
+
+    source: str
+    classes: tuple[str, ...]
+    train: Split
+    val: Split  # empty where data.val_size is 0
+    test: Split
+    mean: tuple[float, float, float]  # per channel, 0-255
+    std: tuple[float, float, float]  # per channel, 0-255
+    fingerprint: str  # hash of all pictures, labels and class names before val is split off
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side."""
+        return self.train.images.shape[-1]
+
+    def to(self, device: torch.device | str) -> "Data":
+        """Return the data with all splits on `device`."""
+        splits = {name: getattr(self, name).to(device) for name in ("train", "val", "test")}
+        return replace(self, **splits)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Turn uint8 images (N, 3, H, W) into float32 (x - mean) / std; device and memory format stay."""
+        return images.sub(_channels(self.mean, images.device)).div_(_channels(self.std, images.device))
+
+
+def split_off(labels: np.ndarray, size: float, seed: int, *, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Split positions 0..N-1 in two, each class in the same shares: the rest, and `size` split off.
+
+    `size` below 1 is a share, else a number of pictures, met exactly by largest remainders. The split
+    depends on labels, size and seed alone. Raises `ValueError` naming `key` where it leaves a class empty.
+    """
+    taken = max(1, round(size * len(labels))) if 0 < size < 1 else int(size)
+    counts = np.bincount(labels)
+    shares, remainders = np.divmod(taken * counts, len(labels))
+    remainders[shares + 1 >= counts] = -1  # the last picture of a class is not for rounding up
+    shares[np.argsort(-remainders, kind="stable")[: taken - shares.sum()]] += 1
+    if np.any((shares >= counts) & (counts > 0)):
+        raise ValueError(
+            f"{key} must leave every class a picture to train on, got {size:g} of {len(labels)} pictures"
+            f" in {np.count_nonzero(counts)} classes"
+        )
+    is_off = np.zeros(len(labels), dtype=bool)
+    for label, share in enumerate(shares):
+        members = np.flatnonzero(labels == label)
+        # random_raw keeps its stream in all NumPy versions, Generator.permutation does not (NEP 19)
+        draws = np.random.PCG64([seed, label]).random_raw(len(members))
+        is_off[members[np.argsort(draws, kind="stable")[:share]]] = True
+    return np.flatnonzero(~is_off), np.flatnonzero(is_off)
+
+
+@functools.cache
+def _channels(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    return torch.tensor(values, device=device).view(3, 1, 1)

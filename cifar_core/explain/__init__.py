@@ -1,0 +1,1 @@
+"""What a network learned: maps, metrics, calibration, labels, statistics."""

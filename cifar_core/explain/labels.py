@@ -1,0 +1,69 @@
+"""Labels that are perhaps wrong: confident learning and label-quality scores.
+
+Confident learning is Northcutt, Jiang & Chuang 2021 (arXiv:1911.00068); the score is the normalised margin of
+Kuan & Mueller 2022, as cleanlab's documentation describes it (docs.cleanlab.ai, `cleanlab.rank`).
+Both want probabilities of pictures that the model was not trained on, as those of val and test are.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cifar_core.explain.predictions import Predictions, pick
+
+
+@dataclass(frozen=True)
+class LabelIssues:
+    """Pictures whose label is perhaps wrong, the most suspicious first."""
+
+    rows: Tensor  # int64 (M,), where they stand in the predictions
+    suggested: Tensor  # int64 (M,), the class they are counted as
+    thresholds: Tensor  # float64 (K,), each class's mean probability among its own pictures; NaN without any
+    estimated: float | None  # label errors in the whole split, by the calibrated joint; None without a count
+
+
+def label_quality(found: Predictions) -> Tensor:
+    """Return (p(label) - largest other probability + 1) / 2 a picture, float64 (N,): 0 is suspicious."""
+    given = pick(found.probs, found.labels)
+    if found.probs.shape[1] == 1:
+        return (given + 1) / 2
+    others = found.probs.scatter(1, found.labels[:, None], -1)
+    return (given - others.amax(1) + 1) / 2
+
+
+def label_issues(found: Predictions) -> LabelIssues:
+    """Find pictures that the confident joint counts under another class than their label.
+
+    A picture counts as the likeliest class among those whose probability reaches that class's threshold.
+    As in cleanlab, a picture that the model predicts as labelled is no candidate. Pictures with NaN count
+    nowhere. Ranked by `label_quality`, the lowest first.
+    """
+    thresholds = _thresholds(found)
+    reached = found.probs >= thresholds  # False where either is NaN
+    counted = reached.any(1)
+    guess = found.probs.where(reached, -1).argmax(1)
+    rows = (counted & (guess != found.labels) & ~found.hits).nonzero()[:, 0]
+    rows = rows[label_quality(found)[rows].argsort(stable=True)]
+    return LabelIssues(rows, guess[rows], thresholds, _estimated(found.labels, guess, counted))
+
+
+def _thresholds(found: Predictions) -> Tensor:
+    num_classes = found.probs.shape[1]
+    given = pick(found.probs, found.labels)
+    known = given.isfinite()
+    labels = found.labels[known]
+    sums = torch.bincount(labels, weights=given[known], minlength=num_classes)
+    return sums / torch.bincount(labels, minlength=num_classes)
+
+
+def _estimated(labels: Tensor, guess: Tensor, counted: Tensor) -> float | None:
+    """Scale the confident joint's rows to the classes' sizes; sum what lies off its diagonal."""
+    if not counted.any():
+        return None
+    num_classes = int(max(labels.max(), guess.max())) + 1
+    cells = labels[counted] * num_classes + guess[counted]
+    joint = torch.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes).double()
+    support = torch.bincount(labels, minlength=num_classes).double()
+    off = (joint.sum(1) - joint.diag()) / joint.sum(1).clamp_min(1)
+    return (off * support).sum().item()

@@ -1,0 +1,172 @@
+"""Numbers of one split: accuracy, loss, calibration, confusions, and the same for each class."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cifar_core.explain.calibration import BINS, HOTTEST, brier_score, calibration_error, cooled
+from cifar_core.explain.predictions import Predictions
+
+CONFIDENCES = (0.90, 0.95, 0.99)
+PAIRS = 10  # confused pairs that are listed
+RESAMPLES = 10_000
+LEVEL = 0.95  # of every interval
+Z = 1.959963984540054  # standard normal quantile of (1 + LEVEL) / 2
+Interval = list[float]
+
+
+def confusion_matrix(labels: Tensor, preds: Tensor, num_classes: int) -> Tensor:
+    """Count pictures by true class (row) and predicted class (column), int64 (K, K)."""
+    counts = torch.bincount(labels * num_classes + preds, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
+
+
+def top_k_accuracy(found: Predictions, k: int) -> float:
+    """Share of pictures whose label is among the `k` likeliest classes."""
+    return _top_k_hits(found, k).double().mean().item()
+
+
+def bootstrap_interval(hits: int, total: int) -> Interval:
+    """Return the percentile bootstrap interval of `hits / total` at LEVEL, of RESAMPLES with a fixed seed.
+
+    The hits of a resample of 0s and 1s are a binomial draw, so no picture is drawn. All right or all wrong
+    leaves it without width; `wilson_interval` does not.
+    """
+    draws = np.random.default_rng(0).binomial(total, hits / total, RESAMPLES) / total
+    return np.quantile(draws, ((1 - LEVEL) / 2, (1 + LEVEL) / 2)).tolist()
+
+
+def wilson_interval(hits: int, total: int) -> Interval:
+    """Return the interval of `hits / total` at LEVEL by Wilson 1927, sound for few pictures too."""
+    share, z2 = hits / total, Z**2 / total
+    middle = (share + z2 / 2) / (1 + z2)
+    half = Z * math.sqrt(share * (1 - share) / total + z2 / (4 * total)) / (1 + z2)
+    return [max(0.0, middle - half), min(1.0, middle + half)]
+
+
+def metrics(found: Predictions, classes: Sequence[str]) -> dict[str, Any]:
+    """Summarize a split in values that strict JSON can hold: what is not finite becomes None.
+
+    Accuracies, precision, recall and F1 lie in [0, 1]; `nll` is the mean cross-entropy (nats), which the run
+    calls loss, with an interval of 1.96 standard errors; `brier` lies in [0, 2], `ece` in [0, 1].
+    `top5_acc` takes the likeliest min(5, K) classes. Precision is None of a class never predicted, recall of
+    one without pictures, F1 of one with neither; macro F1 is the mean over all others, as in scikit-learn.
+    `checks` compares figures that must agree; `balanced` says whether all classes have the same support:
+    only then is the plain mean of their recalls the overall accuracy.
+    """
+    counts = confusion_matrix(found.labels, found.preds, len(classes))
+    total, hits = len(found.labels), int(found.hits.sum())
+    top5 = int(_top_k_hits(found, min(5, len(classes))).sum())
+    per_class = _per_class(counts, classes)
+    f1 = [row["f1"] for row in per_class if row["f1"] is not None]
+    half = Z * found.losses.std(correction=0).item() / math.sqrt(total)
+    loss = found.losses.mean().item()
+    return {
+        "pictures": total,
+        "errors": total - hits,
+        "acc": hits / total,
+        "acc_interval": bootstrap_interval(hits, total),
+        "acc_interval_wilson": wilson_interval(hits, total),
+        "interval": f"{LEVEL:.0%}, percentile bootstrap, {RESAMPLES:,} binomial resamples, seed 0",
+        "top5_acc": top5 / total,
+        "top5_acc_interval": bootstrap_interval(top5, total),
+        "macro_f1": math.fsum(f1) / len(f1),
+        **probability_scores(found),
+        "nll_interval": [loss - half, loss + half] if math.isfinite(half) else None,
+        "ece_bins": BINS,
+        "non_finite": int((~found.logits.isfinite().all(1)).sum()),
+        "at_confidence": [_at_confidence(found, least) for least in CONFIDENCES],
+        "confused_pairs": confused_pairs(counts, classes),
+        "checks": _checks(counts, per_class, hits),
+        "per_class": per_class,
+    }
+
+
+def probability_scores(found: Predictions) -> dict[str, float | None]:
+    """Return the scores that depend on the probabilities: nll, brier, ece; None where not finite."""
+    scores = {
+        "nll": found.losses.mean().item(),
+        "brier": brier_score(found),
+        "ece": calibration_error(found),
+    }
+    return {name: finite(value) for name, value in scores.items()}
+
+
+def temperature_scores(found: Predictions, temperature: float | None, fitted_on: str) -> dict[str, Any]:
+    """Return `probability_scores` after scaling by a temperature that was fitted on the split `fitted_on`.
+
+    `at_limit` says that the fit ran into the end of its range, as where every picture it saw is right.
+    """
+    if temperature is None:
+        return {"temperature": None, "reason": f"not scaled: {fitted_on}"}
+    at_limit = not 1.001 / HOTTEST < temperature < 0.999 * HOTTEST
+    scores = probability_scores(cooled(found, temperature))
+    return {"temperature": temperature, "fitted_on": fitted_on, "at_limit": at_limit, **scores}
+
+
+def confused_pairs(counts: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """List the pairs of classes with the most confusions, counted in both directions."""
+    both = (counts + counts.T).triu(1)
+    order = both.flatten().argsort(descending=True, stable=True)[:PAIRS].tolist()
+    pairs = [divmod(cell, len(classes)) for cell in order]
+    return [
+        {
+            "a": classes[a],
+            "b": classes[b],
+            "errors": int(both[a, b]),
+            "a_as_b": int(counts[a, b]),
+            "b_as_a": int(counts[b, a]),
+        }
+        for a, b in pairs
+        if both[a, b]
+    ]
+
+
+def finite(value: float) -> float | None:
+    """Return the value, or None where strict JSON has no word for it."""
+    return value if math.isfinite(value) else None
+
+
+def _top_k_hits(found: Predictions, k: int) -> Tensor:
+    return (found.ranking[:, :k] == found.labels[:, None]).any(1)
+
+
+def _per_class(counts: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
+    rows = []
+    right, support, predicted = counts.diag().tolist(), counts.sum(1).tolist(), counts.sum(0).tolist()
+    for name, hits, real, guessed in zip(classes, right, support, predicted, strict=True):
+        rows.append(
+            {
+                "name": name,
+                "precision": hits / guessed if guessed else None,
+                "recall": hits / real if real else None,
+                "recall_interval": wilson_interval(hits, real) if real else None,
+                "f1": 2 * hits / (real + guessed) if real + guessed else None,
+                "support": real,
+            }
+        )
+    return rows
+
+
+def _at_confidence(found: Predictions, least: float) -> dict[str, Any]:
+    chosen = found.hits[found.confidence >= least]
+    acc = chosen.double().mean().item() if len(chosen) else None
+    share = len(chosen) / len(found.hits)
+    return {"confidence": least, "acc": acc, "pictures": len(chosen), "share": share}
+
+
+def _checks(counts: Tensor, per_class: Sequence[dict[str, Any]], hits: int) -> dict[str, Any]:
+    seen = [(row["recall"], row["support"]) for row in per_class if row["support"]]
+    total = sum(support for _, support in seen)
+    weighted = math.fsum(recall * support for recall, support in seen) / total
+    return {
+        "mean_recall": math.fsum(recall for recall, _ in seen) / len(seen),
+        "weighted_mean_recall": weighted,
+        "weighted_mean_recall_is_acc": math.isclose(weighted, hits / total, rel_tol=1e-9, abs_tol=1e-12),
+        "confusion_matrix_adds_up": int(counts.sum()) == total and int(counts.diag().sum()) == hits,
+        "balanced": len({row["support"] for row in per_class}) == 1,
+    }

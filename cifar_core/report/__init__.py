@@ -1,0 +1,1 @@
+"""What is shown of a run: pages, charts, sheets, files of numbers."""

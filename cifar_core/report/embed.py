@@ -1,0 +1,87 @@
+"""Pictures and bytes as data URIs, so that one HTML file holds them."""
+
+import base64
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cifar_core.report.heat import overlay
+
+THUMB = 64  # largest side of a picture in the sprite sheet
+STILL = 96  # side of the pictures that show without JavaScript
+SPRITE_BYTES = 560_000
+ROW_BYTES = 8_000  # of pictures side by side
+QUALITIES = ((90, 0), (80, 0), (60, 2), (30, 2), (10, 2))  # and chroma: 0 = full, 2 = halved both ways
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """Pictures of one size side by side in one, row after row."""
+
+    uri: str
+    columns: int
+    width: int  # of one picture, pixels
+    height: int
+
+
+def sprite(images: Tensor) -> Sprite:
+    """Lay uint8 images (M, 3, H, W), M >= 1, out as one JPEG.
+
+    Sides above THUMB are shrunk.
+    """
+    pictures = [to_picture(image) for image in images]
+    for picture in pictures:
+        picture.thumbnail((THUMB, THUMB), Image.Resampling.LANCZOS)
+    width, height = pictures[0].size
+    columns = max(1, round((len(pictures) * height / width) ** 0.5))
+    sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height))
+    for place, picture in enumerate(pictures):
+        sheet.paste(picture, (place % columns * width, place // columns * height))
+    return Sprite(_uri(sheet, SPRITE_BYTES), columns, width, height)
+
+
+def still(image: Tensor, *maps: np.ndarray) -> str:
+    """Return a picture and its heat maps (H, W) side by side as a data URI."""
+    picture = to_picture(image)
+    scale = STILL / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    picture = picture.resize(size, Image.Resampling.BICUBIC)
+    return row([picture, *(overlay(picture, heat) for heat in maps)], gap=2)
+
+
+def row(pictures: list[Image.Image], gap: int) -> str:
+    """Return pictures side by side as a data URI; all are as tall as the first."""
+    width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
+    strip = Image.new("RGB", (width, pictures[0].height), "#8a929b")
+    x = 0
+    for picture in pictures:
+        strip.paste(picture, (x, 0))
+        x += picture.width + gap
+    return _uri(strip, ROW_BYTES)
+
+
+def grid_bytes(grids: Tensor) -> str:
+    """Return grids (T, M, h, w) as base64 of uint8 in the order (M, T, h, w), each picture in 0-255."""
+    grids = grids.nan_to_num(0, 0, 0)
+    strongest = grids.amax(dim=(0, 2, 3), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    steps = (grids / strongest * 255).round().to(torch.uint8)
+    return base64.b64encode(steps.transpose(0, 1).contiguous().numpy().tobytes()).decode()
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """Turn uint8 (3, H, W) into a Pillow picture."""
+    return Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+
+
+def _uri(picture: Image.Image, limit: int) -> str:
+    """Return a picture as JPEG in a data URI, in the first of QUALITIES that keeps to `limit` bytes."""
+    for quality, subsampling in QUALITIES:
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=quality, subsampling=subsampling)
+        if file.tell() <= limit:
+            break
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,20 @@
+"""What a finished run explains about itself."""
+
+from dataclasses import dataclass
+
+from cifar_core.laws import law, one_of
+
+
+@dataclass
+class AnalysisSettings:
+    """What a finished run explains about itself."""
+
+    level: str  # full, light (no matplotlib), none
+    layer: str  # module whose grid the CAM uses; empty = the model's own
+    method: str  # gradcam, gradcam++
+    sheet_size: int  # pictures on a contact sheet
+
+    def __post_init__(self) -> None:
+        one_of("analysis.level", ("full", "light", "none"), self.level)
+        one_of("analysis.method", ("gradcam", "gradcam++"), self.method)
+        law(self.sheet_size >= 1, "analysis.sheet_size", "at least 1", self.sheet_size)

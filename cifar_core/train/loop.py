@@ -1,0 +1,221 @@
+"""The training loop, as a generator of epoch results."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from tqdm import tqdm
+
+from cifar_core.augment.protocol import Augment
+from cifar_core.data.split import Data, Split
+from cifar_core.train.predict import predict, score
+from cifar_core.train.settings import TrainerSettings
+from cifar_core.train.state import TrainState, steps_per_epoch
+
+BAR_SECONDS = 0.5  # between two readings of the running loss for the progress bar
+
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # float images, labels -> images, weights (N, K)
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch came to."""
+
+    epoch: int  # from 1
+    step: int  # optimizer steps so far
+    metrics: dict[str, float]  # train/loss, train/acc and, where evaluated, val/* or, without it, test/*
+    lr: float  # of the first parameter group, in the epoch's last step
+    seconds: float
+    images_per_second: float  # in training, without the evaluation
+    first_bad_step: int | None  # of the run, from 1: the epoch's first step whose loss was not finite
+
+
+def train(
+    state: TrainState,
+    data: Data,
+    augment: Augment,
+    settings: TrainerSettings,
+    *,
+    mix: Mix | None = None,
+    criterion: Criterion | None = None,
+    between_batches: Callable[[], None] = lambda: None,
+) -> Iterator[EpochResult]:
+    """Train ``state`` in place from its epoch to ``settings.epochs`` and yield a result after each.
+
+    ``data`` is on the state's device. Every random stream of an epoch follows from (seed, epoch), the global
+    one (dropout, mix-up) included, so that a stopped training goes on as if it had not stopped. Where
+    ``data.val`` is empty, the test set is evaluated instead; with ``settings.evaluate`` "end" nothing is.
+    ``criterion`` takes float32 logits (N, K) and labels (N,) or weights (N, K) and returns the mean loss;
+    None is cross-entropy with label smoothing.
+    ``between_batches`` is called before every batch and may raise to end the training there.
+    """
+    criterion = criterion or partial(F.cross_entropy, label_smoothing=settings.label_smoothing)
+    watched = "train" if settings.evaluate == "end" else "val" if len(data.val) else "test"
+    while state.epoch < settings.epochs:
+        started = time.perf_counter()
+        before = state.step
+        losses, hits, lr = _train_epoch(state, data, augment, settings, mix, criterion, between_batches)
+        trained = time.perf_counter() - started
+        images = len(losses) * settings.batch_size
+        metrics = {"train/loss": math.fsum(losses) / len(losses), "train/acc": hits / images}
+        if watched != "train":
+            metrics |= _watch(state, data, watched, settings, between_batches)
+        if isinstance(state.scheduler, ReduceLROnPlateau):
+            state.scheduler.step(metrics[f"{watched}/acc"])
+        state.epoch += 1
+        bad = next((number for number, loss in enumerate(losses) if not math.isfinite(loss)), None)
+        yield EpochResult(
+            epoch=state.epoch,
+            step=state.step,
+            metrics=metrics,
+            lr=lr,
+            seconds=time.perf_counter() - started,
+            images_per_second=images / trained,
+            first_bad_step=None if bad is None else before + bad // settings.accumulate + 1,
+        )
+
+
+def _watch(
+    state: TrainState,
+    data: Data,
+    watched: str,
+    settings: TrainerSettings,
+    between_batches: Callable[[], None],
+) -> dict[str, float]:
+    """Return loss and accuracy of the split ``watched`` after an epoch."""
+    pictures: Split = getattr(data, watched)
+    logits = predict(
+        state.best_model,
+        data,
+        pictures,
+        state.numerics,
+        batch_size=settings.eval_batch_size,
+        between_batches=between_batches,
+    )
+    return score(logits, pictures.labels, watched)
+
+
+def _train_epoch(
+    state: TrainState,
+    data: Data,
+    augment: Augment,
+    settings: TrainerSettings,
+    mix: Mix | None,
+    criterion: Criterion,
+    between_batches: Callable[[], None],
+) -> tuple[list[float], int, float]:
+    """Return the loss of every batch, the number of hits and the lr of the epoch's last step."""
+    device = state.numerics.device
+    generator = _reseed(state.seed, state.epoch + 1, device)
+    steps = steps_per_epoch(len(data.train), settings)
+    order = torch.randperm(len(data.train), generator=generator, device=device)
+    batches = order[: steps * settings.batch_size * settings.accumulate].split(settings.batch_size)
+    mirrored = _mirrored(state.seed, state.epoch + 1, data.train) if settings.alternating_flip else None
+    losses = torch.zeros(len(batches), device=device)  # on the device until the epoch ends
+    hits = torch.zeros((), dtype=torch.int64, device=device)
+    lr = 0.0
+    state.model.train()
+    with _bar(len(batches) * settings.batch_size, state.epoch + 1, settings) as bar:
+        for number, batch in enumerate(batches):
+            between_batches()
+            images, targets = _prepare(state, data, batch, augment, mix, generator, mirrored)
+            losses[number], preds = _backward(state, images, targets, criterion, settings.accumulate)
+            hits += (preds == data.train.labels[batch]).sum()
+            if (number + 1) % settings.accumulate == 0:
+                lr = state.optimizer.param_groups[0]["lr"]
+                _update(state, settings)
+            _show(bar, (number + 1) * settings.batch_size, losses[: number + 1], hits, lr)
+    return losses.tolist(), int(hits), lr
+
+
+def _reseed(seed: int, epoch: int, device: torch.device) -> torch.Generator:
+    """Seed the global stream, and return the epoch's own, from (seed, epoch)."""
+    own, everyone = np.random.SeedSequence([seed, epoch]).generate_state(2, np.uint64).tolist()
+    torch.manual_seed(everyone >> 1)
+    return torch.Generator(device).manual_seed(own >> 1)
+
+
+def _mirrored(seed: int, epoch: int, pictures: Split) -> Tensor:
+    """Return which pictures (N,) an epoch shows mirrored: a random half in odd ones, the others in even ones.
+
+    So two epochs in a row show both sides of every picture. Source: Jordan 2024, arXiv:2404.00498.
+    """
+    device = pictures.images.device
+    (own,) = np.random.SeedSequence([seed, 0]).generate_state(1, np.uint64).tolist()
+    generator = torch.Generator(device).manual_seed(own >> 1)
+    half = torch.rand(len(pictures), generator=generator, device=device) < 0.5
+    return half if epoch % 2 else ~half
+
+
+def _prepare(
+    state: TrainState,
+    data: Data,
+    batch: Tensor,
+    augment: Augment,
+    mix: Mix | None,
+    generator: torch.Generator,
+    mirrored: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return what the network and the loss see: float images and labels, or weights per class."""
+    images = data.train.images[batch]
+    if mirrored is not None:
+        images = torch.where(mirrored[batch].view(-1, 1, 1, 1), images.flip(-1), images)
+    images = augment(images, generator=generator)
+    images = data.normalize(state.numerics.lay_out(images))  # bytes are cheaper to lay out than floats
+    labels = data.train.labels[batch]
+    return (images, labels) if mix is None else mix(images, labels)
+
+
+def _backward(
+    state: TrainState, images: Tensor, targets: Tensor, criterion: Criterion, accumulate: int
+) -> tuple[Tensor, Tensor]:
+    """Add one batch's gradients, divided by ``accumulate``; return its loss and its predictions (N,)."""
+    with state.numerics.autocast():
+        logits = state.model(images)
+    loss = criterion(logits.float(), targets)
+    state.scaler.scale(loss / accumulate).backward()
+    return loss.detach(), logits.detach().argmax(1)
+
+
+def _update(state: TrainState, settings: TrainerSettings) -> None:
+    """Take one optimizer step on the gradients gathered so far."""
+    if settings.grad_clip > 0:
+        state.scaler.unscale_(state.optimizer)
+        nn.utils.clip_grad_norm_(state.model.parameters(), settings.grad_clip)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.scheduler.step()
+    if state.ema is not None:
+        state.ema.update_parameters(state.model)
+    state.step += 1
+
+
+def _bar(images: int, epoch: int, settings: TrainerSettings) -> tqdm:
+    """Return a progress bar over an epoch's pictures; silent where stderr is no terminal."""
+    return tqdm(
+        total=images,
+        desc=f"epoch {epoch}/{settings.epochs}",
+        unit=" pictures",
+        leave=False,
+        dynamic_ncols=True,
+        disable=None if settings.progress else True,
+    )
+
+
+def _show(bar: tqdm, images: int, losses: Tensor, hits: Tensor, lr: float) -> None:
+    if bar.disable or time.monotonic() - getattr(bar, "shown", 0.0) < BAR_SECONDS:
+        return  # reading the numbers waits for the device
+    bar.shown = time.monotonic()
+    bar.set_postfix(
+        loss=f"{losses.mean().item():.3f}", acc=f"{hits.item() / images:.1%}", lr=f"{lr:.3g}", refresh=False
+    )
+    bar.update(images - bar.n)

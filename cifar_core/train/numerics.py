@@ -1,0 +1,79 @@
+"""Where and in which number format a network runs."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cifar_core.train.settings import TrainerSettings
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """A device, the dtype of autocast (float32 = none) and the memory format."""
+
+    device: torch.device
+    dtype: torch.dtype
+    channels_last: bool
+
+    def autocast(self) -> AbstractContextManager:
+        """Return the context the forward pass runs in."""
+        enabled = self.dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=self.dtype if enabled else None, enabled=enabled)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move ``model`` to the device and into the memory format, in place."""
+        return model.to(self.device).to(memory_format=self.memory_format)
+
+    def lay_out(self, images: Tensor) -> Tensor:
+        """Return ``images`` (N, C, H, W) in the memory format."""
+        return images.contiguous(memory_format=self.memory_format)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The memory format of weights and activations."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def __str__(self) -> str:
+        """Describe it in one line for the log."""
+        where = "CPU" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
+        threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
+        name = next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
+        layout = "channels_last" if self.channels_last else "channels_first"
+        return f"{self.device} ({where}{threads}), {name}, {layout}"
+
+
+def numerics(settings: TrainerSettings) -> Numerics:
+    """Choose device and dtype: what ``settings`` name, and for `auto` what the hardware does well.
+
+    Raises ValueError where the named device is not there.
+    """
+    device = _device(settings.device)
+    dtype = _fast_dtype(device) if settings.precision == "auto" else DTYPES[settings.precision]
+    return Numerics(device, dtype, settings.channels_last)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"trainer.device must be a device of this machine, got {name!r}; "
+            f"torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices"
+        )
+    return device
+
+
+def _fast_dtype(device: torch.device) -> torch.dtype:
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        if capability >= (8, 0):  # Ampere: the first with bf16 matrix units
+            return torch.bfloat16
+        return torch.float16 if capability >= (7, 0) else torch.float32
+    # Where only emulated, bf16 is slower than fp32 on a CPU.
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32

@@ -1,0 +1,113 @@
+"""A comparison as Markdown and as one HTML file that needs nothing else."""
+
+from collections.abc import Sequence
+
+from cifar_core.report.charts import line_chart
+from cifar_core.report.markup import shown, table, text
+from cifar_core.report.page import HERE
+from experiments.comparison.groups import Comparison, Configuration, warnings
+from experiments.comparison.tables import LIMITS, Table, tables, verdict
+
+CURVES = 4  # lines of one chart
+
+STYLE = """
+.line.s3 { stroke: var(--focus); stroke-dasharray: 8 3 2 3; }
+circle.s3 { fill: var(--focus); }
+.warn { border-left: 4px solid var(--orange); }
+td:first-of-type { white-space: normal; }
+"""
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<link rel="icon" href="data:,">
+<title>Comparison</title>
+<style>
+{style}
+</style>
+</head>
+<body>
+<header><h1>{title}</h1><p class="lead">{verdict}</p></header>
+<main>
+{sections}
+</main>
+</body>
+</html>
+"""
+
+
+def markdown(comparison: Comparison) -> str:
+    """Return the comparison in Markdown."""
+    lines = ["# Comparison", "", _escaped(verdict(comparison)), ""]
+    lines += [f"> **Warning:** {_escaped(line)}\n" for line in warnings(comparison)]
+    for one in tables(comparison):
+        lines += [f"## {one.title}", ""]
+        if note := one.note(LIMITS["markdown"]):
+            lines += [_escaped(note), ""]
+        if one.rows:
+            cells = [list(one.columns), ["---"] * len(one.columns), *one.cells(LIMITS["markdown"])]
+            lines += ["| " + " | ".join(map(_escaped, row)) + " |" for row in cells] + [""]
+    return "\n".join(lines)
+
+
+def page(comparison: Comparison) -> str:
+    """Return the comparison as one HTML page, without scripts or anything to load."""
+    css = (HERE / "report.css").read_text(encoding="utf-8")
+    sections = [_section(one) for one in tables(comparison)]
+    sections.insert(bool(comparison.ranked) + bool(comparison.apart), _curves(comparison))
+    if told := warnings(comparison):
+        items = "".join(f"<li>{text(line)}</li>" for line in told)
+        sections.insert(0, f'<section class="warn"><h2>Mind</h2><ul class="findings">{items}</ul></section>')
+    count = sum(len(c.runs) for c in comparison.configurations)
+    title = f"{count} runs in {len(comparison.configurations)} configurations"
+    return PAGE.format(
+        style=css + STYLE, title=title, verdict=text(verdict(comparison)), sections="\n".join(sections)
+    )
+
+
+def _section(one: Table) -> str:
+    limit = LIMITS["html"]
+    grid = table(list(one.columns), one.cells(limit), numbers=one.numbers) if one.rows else ""
+    return (
+        f'<section><h2>{text(one.title)}</h2><p class="hint">{text(one.note(limit))}</p>'
+        f'<div class="scroll tall">{grid}</div></section>'
+    )
+
+
+def _curves(comparison: Comparison) -> str:
+    charts = []
+    for configurations, metric in (
+        (comparison.ranked, "val/acc"),
+        (comparison.apart, "test/acc"),
+        (comparison.ranked, "train/loss"),
+    ):
+        for some in _with_first([c for c in configurations if c.curve(metric)]):
+            series = {c.letter: c.curve(metric) for c in some}
+            title = f"{metric}: {', '.join(series)}"
+            charts.append(
+                f"<figure><figcaption>{text(title)}</figcaption>{line_chart(title, series)}</figure>"
+            )
+    hint = "Mean over seeds by epoch; the first configuration is in each chart, to compare with."
+    drawn = f'<div class="charts">{"".join(charts)}</div>'
+    return f'<section><h2>Curves</h2><p class="hint">{hint}</p>{drawn}</section>'
+
+
+def _with_first(configurations: Sequence[Configuration]) -> list[list[Configuration]]:
+    """Split into charts of at most CURVES lines, each with the first configuration."""
+    if not configurations:
+        return []
+    first, *rest = configurations
+    step = CURVES - 1
+    return [[first, *rest[n : n + step]] for n in range(0, max(1, len(rest)), step)]
+
+
+def _escaped(line: str) -> str:
+    """Keep a text from ending a Markdown cell, a line, or turning into HTML."""
+    line = shown(line)
+    for mark in "\\`*<|":
+        line = line.replace(mark, f"\\{mark}")
+    return line

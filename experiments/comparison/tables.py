@@ -1,0 +1,292 @@
+"""The tables of a comparison."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cifar_core.explain.statistics import Spread, agreement, missed_by_all
+from cifar_core.report.markup import shown
+from experiments.comparison.groups import Comparison, Configuration
+from experiments.comparison.read import Run
+
+Row = Mapping[str, Any]
+Columns = Mapping[str, Callable[[Row], str]]
+
+LIMITS = {"markdown": 10, "html": 200}  # rows of a table; the CSV files have all
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of raw values and how a person sees them."""
+
+    title: str
+    hint: str
+    rows: Sequence[Row]
+    columns: Columns
+    file: str  # the CSV file that has all rows
+    numbers: bool = True  # whether the columns after the first are figures
+
+    def cells(self, limit: int) -> list[list[str]]:
+        """Return the first ``limit`` rows as a person sees them."""
+        return [[show(row) for show in self.columns.values()] for row in self.rows[:limit]]
+
+    def note(self, limit: int) -> str:
+        """Return the hint, with where the rest is if there is more than ``limit``."""
+        more = f" The first {limit} of {len(self.rows):,}; all are in {self.file}."
+        return self.hint + (more if len(self.rows) > limit else "")
+
+
+def verdict(comparison: Comparison) -> str:
+    """Return which configuration is best by validation, and how sure that is."""
+    if not comparison.ranked:
+        return "Nothing can be ranked: no finished run has a validation split."
+    best, *rest = comparison.ranked
+    figure = best.spread("val/acc_best")
+    said = f"Best by validation: {best.letter} ({shown(best.label)}), val/acc {_mean(figure)}."
+    if not rest:
+        return said
+    if math.isnan(figure.std):
+        return f"{said} With one seed, nobody knows how far seeds alone differ."
+    near = [c.letter for c in rest if not c.spread("val/acc_best").high < figure.low]
+    return said + (
+        f" Not clearly worse, by intervals that overlap or are unknown: {', '.join(near)}." if near else ""
+    )
+
+
+def tables(comparison: Comparison) -> list[Table]:
+    """Return all tables of a comparison that have something to tell."""
+    found = [
+        _configurations(
+            comparison.ranked,
+            "Ranked by validation accuracy",
+            "Mean ± standard deviation over seeds, and the 95 % interval of the mean (Student's t). Each "
+            "run's best epoch was chosen by validation; its test accuracy was read once and ranks nothing.",
+        ),
+        _configurations(
+            comparison.apart,
+            "Apart: without a validation split",
+            "Not ranked. Protocol test_each_epoch: every choice was made in sight of the test pictures; "
+            "test_once: they were read at the end alone, and nothing was chosen.",
+        ),
+        _pairs(comparison),
+        _classes(comparison),
+        _missed(comparison),
+        _differences(comparison),
+        _others(comparison),
+        _runs(comparison),
+    ]
+    return [one for one in found if one is not None]
+
+
+def _configurations(configurations: Sequence[Configuration], title: str, hint: str) -> Table | None:
+    columns: dict[str, Callable[[Row], str]] = {
+        "configuration": lambda row: f"{row['letter']}: {row['configuration']}",
+        "runs": lambda row: str(row["runs"]),
+        "val/acc": lambda row: _mean(row["val"]),
+        "val 95 %": lambda row: _interval(row["val"]),
+        "test/acc": lambda row: _mean(row["test"]),
+        "test 95 %": lambda row: _interval(row["test"]),
+        "seconds": lambda row: f"{row['seconds']:,.1f}",
+        "pictures/s": lambda row: _number(row["images_per_second"]),
+    }
+    if not any("val/acc_best" in run.metrics for c in configurations for run in c.runs):
+        del columns["val/acc"], columns["val 95 %"]
+    rows = [
+        configuration_row(c) | {"val": c.spread("val/acc_best"), "test": c.spread("test/acc")}
+        for c in configurations
+    ]
+    return Table(title, hint, rows, columns, "configurations.csv") if rows else None
+
+
+def configuration_row(c: Configuration) -> dict[str, Any]:
+    """Return the figures of a configuration as a flat row."""
+    row: dict[str, Any] = {"letter": c.letter, "configuration": c.label, "protocol": c.runs[0].protocol}
+    row["runs"] = len(c.runs)
+    for metric in ("val/acc_best", "test/acc"):
+        figure = c.spread(metric)
+        row |= {f"{metric} {part}": getattr(figure, part) for part in ("mean", "std", "low", "high")}
+    row["seconds"] = sum(run.seconds for run in c.runs) / len(c.runs)
+    paces = [run.images_per_second for run in c.runs if run.images_per_second is not None]
+    row["images_per_second"] = sum(paces) / len(paces) if paces else None
+    return row
+
+
+def _split(comparison: Comparison) -> str:
+    """Say on which pictures the paired figures are made."""
+    one = comparison.paired[0].pictures
+    if one.split == "test":
+        return f"{len(one.labels):,} test pictures"
+    return f"{len(one.labels):,} validation pictures (the best epochs were chosen on them)"
+
+
+def _pairs(comparison: Comparison) -> Table | None:
+    if not comparison.pairs:
+        return None
+    rows = [
+        {
+            "a": pair.a.configuration.letter,
+            "a_seed": pair.a.run.seed,
+            "b": pair.b.configuration.letter,
+            "b_seed": pair.b.run.seed,
+            "only_a_right": pair.test.only_a,
+            "only_b_right": pair.test.only_b,
+            "p": pair.test.p,
+            "p_holm": pair.p_holm,
+            "a_folder": str(pair.a.run.folder),
+            "b_folder": str(pair.b.run.folder),
+        }
+        for pair in comparison.pairs
+    ]
+    columns = {
+        "a / b": lambda row: f"{row['a']} seed {row['a_seed']} / {row['b']} seed {row['b_seed']}",
+        "only a right": lambda row: f"{row['only_a_right']:,}",
+        "only b right": lambda row: f"{row['only_b_right']:,}",
+        "p": lambda row: f"{row['p']:.2g}",
+        "p (Holm)": lambda row: f"{row['p_holm']:.2g}",
+    }
+    hint = (
+        f"McNemar's exact test on the same {_split(comparison)}, for two trained networks, not for two "
+        f"recipes: another seed may say otherwise. Holm's correction is for all {len(rows):,} pairs."
+    )
+    return Table("Pairs of runs", hint, rows, columns, "pairs.csv")
+
+
+def _classes(comparison: Comparison) -> Table | None:
+    found = comparison.class_recalls()
+    if len(found) < 2:
+        return None
+    first, *rest = found
+    names = comparison.paired[0].pictures.classes
+    rows = [
+        {"class": name} | {letter: float(values[k]) for letter, values in found.items()}
+        for k, name in enumerate(names)
+    ]
+    rows.sort(key=lambda row: -max((abs(row[x] - row[first]) for x in rest), default=0))
+    rows.sort(key=lambda row: math.isnan(row[first]))
+    columns: dict[str, Callable[[Row], str]] = {"class": lambda row: row["class"]}
+    columns[first] = lambda row: _percent(row[first])
+    for letter in rest:
+        columns[f"{letter} - {first}"] = lambda row, letter=letter: _points(row[letter] - row[first])
+    hint = (
+        f"Recall of each class, mean over seeds, and the others' difference from {first} in percentage "
+        "points; the largest difference first."
+    )
+    return Table("Classes", hint, rows, columns, "classes.csv")
+
+
+def _missed(comparison: Comparison) -> Table | None:
+    runs = [one.pictures for one in comparison.paired]
+    if len(runs) < 2:
+        return None
+    one, preds = runs[0], np.stack([run.preds for run in runs])
+    alike, missed = agreement(one.labels, preds), missed_by_all(one.labels, preds)
+    rows: list[Row] = [
+        {
+            "index": int(one.index[row]),
+            "file": one.names[row] if one.names else "",
+            "label": one.classes[one.labels[row]],
+            "most_frequent_answer": one.classes[answer],
+            "runs_with_that_answer": float(share),
+        }
+        for row, answer, share in zip(missed.rows, missed.answers, missed.shares, strict=True)
+    ]
+    columns = {
+        "index": lambda row: str(row["index"]),
+        "file": lambda row: row["file"],
+        "label": lambda row: row["label"],
+        "most frequent answer": lambda row: row["most_frequent_answer"],
+        "runs that give it": lambda row: f"{row['runs_with_that_answer']:.0%}",
+    }
+    if not one.names:
+        del columns["file"]
+    hint = (
+        f"{len(runs)} runs on the same {_split(comparison)}: all are right on {_percent(alike.all_right)}, "
+        f"all wrong on {_percent(alike.all_wrong)}; two give the same answer on "
+        f"{_percent(alike.same_answer)}. A picture that all miss is hard or mislabelled: the more runs agree "
+        "on another class, the likelier the label is wrong."
+    )
+    return Table("Pictures that all runs miss", hint, rows, columns, "missed.csv", numbers=False)
+
+
+def _differences(comparison: Comparison) -> Table | None:
+    letters = [c.letter for c in comparison.configurations]
+    rows = [
+        {"key": key} | dict(zip(letters, values, strict=True))
+        for key, values in comparison.differences().items()
+    ]
+    columns: dict[str, Callable[[Row], str]] = {"key": lambda row: row["key"]}
+    columns |= {letter: lambda row, letter=letter: row[letter] for letter in letters}
+    hint = "An empty cell: the key is not there."
+    return Table("What differs", hint, rows, columns, "differences.csv") if rows else None
+
+
+def _others(comparison: Comparison) -> Table | None:
+    columns = {
+        "run": lambda row: row["folder"],
+        "status": lambda row: row["status"],
+        "epochs": lambda row: str(row["epochs"]),
+        "best val/acc so far": lambda row: _percent(row["val/acc_best"]),
+        "why": lambda row: row["error"],
+    }
+    rows = [run_row(run) for run in comparison.others]
+    return (
+        Table("Not finished, so not ranked", "", rows, columns, "runs.csv", numbers=False) if rows else None
+    )
+
+
+def _runs(comparison: Comparison) -> Table | None:
+    columns = {
+        "run": lambda row: f"{row['configuration']} seed {row['seed']}: {row['folder']}",
+        "val/acc": lambda row: _percent(row["val/acc_best"]),
+        "test/acc": lambda row: _percent(row["test/acc"]),
+        "epochs": lambda row: str(row["epochs"]),
+        "seconds": lambda row: f"{row['seconds']:,.1f}",
+        "pictures/s": lambda row: _number(row["images_per_second"]),
+    }
+    rows = [run_row(run, c.letter) for c in comparison.configurations for run in c.runs]
+    return Table("Runs", "", rows, columns, "runs.csv") if rows else None
+
+
+def run_row(run: Run, letter: str = "") -> dict[str, Any]:
+    """Return the figures of a run as a flat row."""
+    accs = [row["val/acc"] for row in run.history if "val/acc" in row]
+    return {
+        "configuration": letter,
+        "seed": run.seed,
+        "status": run.status,
+        "protocol": run.protocol,
+        "val/acc_best": run.metrics.get("val/acc_best", max(accs, default=None)),
+        "test/acc": run.metrics.get("test/acc"),
+        "epochs": len(run.history),
+        "seconds": run.seconds,
+        "images_per_second": run.images_per_second,
+        "device": run.device,
+        "data": run.data,
+        "error": run.error,
+        "folder": str(run.folder),
+    }
+
+
+def _mean(figure: Spread) -> str:
+    if math.isnan(figure.std):
+        return _percent(figure.mean)
+    return f"{100 * figure.mean:.2f} ± {100 * figure.std:.2f} %"
+
+
+def _interval(figure: Spread) -> str:
+    return "-" if math.isnan(figure.low) else f"{100 * figure.low:.2f} to {100 * figure.high:.2f} %"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.2f} %"
+
+
+def _points(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:+.2f}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"

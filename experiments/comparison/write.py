@@ -1,0 +1,33 @@
+"""Writes a comparison: a page, Markdown and CSV."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.comparison.groups import compare
+from experiments.comparison.page import markdown, page
+from experiments.comparison.read import read
+from experiments.comparison.tables import configuration_row, run_row, tables
+from experiments.files import csv_text, write_text
+
+FILES = tuple(
+    f"{name}.csv" for name in ("configurations", "runs", "differences", "pairs", "classes", "missed")
+)
+
+
+def write(folders: Sequence[Path], out_dir: Path) -> str:
+    """Compare the runs in ``folders``, write all files to ``out_dir`` and return the Markdown."""
+    comparison = compare(read(folder) for folder in folders)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    text = markdown(comparison)
+    write_text(out_dir / "comparison.html", page(comparison))
+    write_text(out_dir / "comparison.md", text)
+    rows: dict[str, list] = {name: [] for name in FILES}
+    rows |= {one.file: list(one.rows) for one in tables(comparison)}
+    rows["configurations.csv"] = [configuration_row(c) for c in comparison.configurations]
+    rows["runs.csv"] = [run_row(run, c.letter) for c in comparison.configurations for run in c.runs]
+    rows["runs.csv"] += [run_row(run) for run in comparison.others]
+    for name, some in rows.items():
+        (out_dir / name).unlink(missing_ok=True)  # of an earlier comparison
+        if some:
+            write_text(out_dir / name, csv_text(some))
+    return text

@@ -1,0 +1,76 @@
+"""Composes a configuration and checks all of it, so that a mistake is found before anything starts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.config import schema
+from experiments.config.check import check
+from experiments.config.explain import explain
+from experiments.config.renamed import renew_config
+from experiments.config.values import plain
+from experiments.files import CONF, flatten
+
+
+def compose(
+    overrides: Sequence[str], *, config_name: str = "config", config_dir: str | None = None
+) -> DictConfig:
+    """Compose conf/ with ``overrides``, in Hydra's syntax, and check the result whole.
+
+    ``config_dir`` is a further folder of options, as in Hydra's ``--config-dir``. Raises ValueError with one
+    line that names the key, the law and what came.
+    """
+    if config_dir and not Path(config_dir).is_dir():
+        raise ValueError(f"--config-dir must be a folder, got {config_dir}")
+    more = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+    cfg = _compose(CONF, config_name, [*more, *overrides])
+    renew_config(cfg, tell=True)
+    check(cfg)
+    return cfg
+
+
+def compose_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
+    """Return the configuration saved in a run folder, changed by ``overrides`` and checked.
+
+    Raises FileNotFoundError where ``folder`` holds no run, ValueError as `compose` does.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise FileNotFoundError(f"{folder} is not a run folder: it has no config.yaml")
+    saved = _compose(folder.resolve(), "config", overrides)
+    renew_config(saved)
+    try:
+        cfg = OmegaConf.merge(OmegaConf.structured(schema.Config), saved)
+    except OmegaConfBaseException as error:
+        raise ValueError(explain(error)) from error
+    check(cfg)
+    return cfg
+
+
+def _compose(folder: Path, name: str, overrides: Sequence[str]) -> DictConfig:
+    outer = GlobalHydra.instance().hydra  # set while Hydra itself calls us, as in a sweep
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(folder), version_base="1.3"):
+            return hydra.compose(name, list(overrides))
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ValueError(explain(error)) from error
+    finally:
+        GlobalHydra.instance().hydra = outer
+
+
+def differences(cfg: DictConfig) -> dict[str, list[str]]:
+    """Return what ``cfg`` sets otherwise than the default run: dotted key -> [default, value]."""
+    default, ours = (
+        flatten({key: value for key, value in plain(one).items() if key != "expected"})
+        for one in (_compose(CONF, "config", []), cfg)
+    )
+    keys = [*ours, *(key for key in default if key not in ours)]
+    return {
+        key: [default.get(key, "-"), ours.get(key, "-")] for key in keys if default.get(key) != ours.get(key)
+    }

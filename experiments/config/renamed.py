@@ -1,0 +1,55 @@
+"""What names of earlier versions are called now; no other place knows the old ones."""
+
+import functools
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+TARGETS = {  # what a `_target_` begins with: old -> new
+    "cifar_core.optim.": "cifar_core.train.optim.",
+    "cifar_core.schedules.": "cifar_core.train.schedules.",
+    "experiments.tracking.MlflowTracker": "experiments.tracking.tracker.MlflowTracker",
+    "experiments.tracking.NoTracker": "experiments.tracking.tracker.NoTracker",
+}
+
+log = logging.getLogger(__name__)
+
+
+def target(name: str) -> str:
+    """Return today's name of what a configuration calls ``name``."""
+    for old, new in TARGETS.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+def renew(values: Any) -> Any:
+    """Return plain containers with every `_target_` in them, at any depth, under today's name."""
+    if isinstance(values, Mapping):
+        return {
+            key: target(value) if key == "_target_" and isinstance(value, str) else renew(value)
+            for key, value in values.items()
+        }
+    return [renew(value) for value in values] if isinstance(values, list) else values
+
+
+def renew_config(cfg: DictConfig, *, tell: bool = False) -> None:
+    """Put today's names into ``cfg``, in place; ``tell`` names each new one once, in a line of the log."""
+    for key in cfg:
+        if key == "hydra" or OmegaConf.is_missing(cfg, key) or OmegaConf.is_interpolation(cfg, key):
+            continue
+        value = cfg[key]
+        if key == "_target_" and isinstance(value, str) and (new := target(value)) != value:
+            if tell:
+                _tell(value, new)
+            cfg[key] = new
+        for node in value if OmegaConf.is_list(value) else [value]:
+            if OmegaConf.is_dict(node):
+                renew_config(node, tell=tell)
+
+
+@functools.cache
+def _tell(old: str, new: str) -> None:
+    log.warning("%s is called %s now; the old name still works", old, new)

@@ -1,0 +1,73 @@
+"""The typed root of the configuration, registered with Hydra under the name `schema`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from cifar_core.data.settings import DataSettings
+from cifar_core.report.settings import AnalysisSettings
+from cifar_core.train.settings import TrainerSettings
+from experiments.config.settings import SweepSettings
+
+
+@dataclass
+class Security:
+    """What a configuration may call."""
+
+    allowed_targets: list[str]  # prefixes of the user's own packages, e.g. `my_package.`
+
+
+@dataclass
+class Expected:
+    """What a recipe reached elsewhere, to be told beside what a run reaches."""
+
+    test_acc: float  # share
+    epochs: int
+    source: str  # where the figure stands
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.test_acc <= 1:
+            percent = f": write {self.test_acc / 100:.4g} for {self.test_acc} %" if self.test_acc > 1 else ""
+            raise ValueError(f"expected.test_acc must be a share in [0, 1], got {self.test_acc}{percent}")
+        if self.epochs < 1:
+            raise ValueError(f"expected.epochs must be at least 1, got {self.epochs}")
+        if not self.source.strip():
+            raise ValueError(f"expected.source must say where the figure stands, got {self.source!r}")
+
+
+@dataclass
+class Config:
+    """Everything a run is made of: groups of values are typed, groups of code are a `_target_` each."""
+
+    seed: int
+    data: DataSettings
+    model: Any
+    aug: Any
+    optimizer: Any
+    scheduler: Any
+    trainer: TrainerSettings
+    tracking: Any
+    analysis: AnalysisSettings
+    sweep: SweepSettings
+    security: Security
+    expected: Any = None  # null or an `Expected`; configurations saved before there was one lack it
+
+
+def expected(cfg: DictConfig) -> Expected | None:
+    """Return what the recipe of ``cfg`` reached elsewhere, laws checked; None where it says nothing."""
+    # Not typed in `Config`: OmegaConf 2.3 cannot put a mapping in the place of a typed null.
+    if cfg.get("expected") is None:
+        return None
+    if not OmegaConf.is_dict(cfg.expected):
+        raise ValueError(f"expected must be null or have test_acc, epochs and source, got {cfg.expected!r}")
+    typed = OmegaConf.merge({"expected": Expected}, {"expected": cfg.expected})
+    return OmegaConf.to_object(typed)["expected"]
+
+
+ConfigStore.instance().store(name="schema", node=Config)
+
+SETTINGS = ("data", "trainer", "analysis", "sweep")  # groups that are a dataclass each
+
+TARGETS = ("model", "aug", "optimizer", "scheduler", "tracking")  # groups that name code

@@ -1,0 +1,37 @@
+"""Reads a configuration: as typed settings, as plain values."""
+
+import dataclasses
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.config import schema
+from experiments.config.explain import unknown
+from experiments.config.schema import SETTINGS
+
+
+def settings(cfg: DictConfig) -> dict[str, Any]:
+    """Return the dataclass of each settings group by its name, laws checked."""
+    _known(ours(cfg), schema.Config)
+    schema.expected(cfg)
+    return {group: OmegaConf.to_object(cfg[group]) for group in SETTINGS}
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """Return the run's own configuration, resolved, as plain containers."""
+    return OmegaConf.to_container(ours(cfg), resolve=True)
+
+
+def ours(cfg: DictConfig) -> DictConfig:
+    """Return the configuration without Hydra's part."""
+    return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+
+
+def _known(node: DictConfig, settings_type: Any, prefix: str = "") -> None:
+    """Raise ValueError for a key that a typed group lacks: `+trainer.epochz=3` adds one even there."""
+    fields = [field.name for field in dataclasses.fields(settings_type)]
+    for key in map(str, node):
+        if key not in fields:
+            raise ValueError(unknown(key, fields, f"{prefix}{key} is not a key"))
+        if dataclasses.is_dataclass(inner := OmegaConf.get_type(node, key)):
+            _known(node[key], inner, f"{prefix}{key}.")

@@ -1,0 +1,70 @@
+"""Files and the plain text in them: written whole or not at all."""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parents[1]
+CONF = PROJECT / "conf"
+
+
+def canonical(value: object) -> str:
+    """Write a value the way YAML and the command line do, the same text each time (`true`, `null`, `0.1`)."""
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+    return text.encode(errors="replace").decode().replace("\0", "")  # databases refuse both
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Flatten nested dicts to dotted keys with canonical values."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = canonical(value)
+    return flat
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace the file by ``text`` in one step that a kill cannot split."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object; {} where the file is not there. Raises OSError for a damaged one."""
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise OSError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise OSError(f"{path} is damaged: it holds a {type(content).__name__}")
+    return content
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as CSV under the names of all their keys; what is not known stays empty."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([_blank(row.get(name)) for name in names] for row in rows)
+    return out.getvalue()
+
+
+def _blank(value: Any) -> Any:
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value

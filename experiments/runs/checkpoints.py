@@ -1,0 +1,118 @@
+"""The checkpoints of one run: when they are written, which one a run goes on from, which stay."""
+
+import copy
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from cifar_core.history import Row
+from cifar_core.train import checkpoint
+from cifar_core.train.state import TrainState
+from experiments.runs.folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+MB = 1_000_000
+
+
+class Checkpoints:
+    """Writes best.pt and last.pt; last.pt is kept in two generations, should the newer one be damaged.
+
+    ``identity`` says which run a checkpoint belongs to: hashes of configuration and data.
+    """
+
+    def __init__(self, folder: RunFolder, identity: dict[str, str], *, every_seconds: float) -> None:
+        self.folder = folder
+        self.identity = identity
+        self.every_seconds = every_seconds
+        self._saved = time.monotonic()
+        self._unsaved: dict[str, Any] | None = None
+
+    def resume(self, state: TrainState) -> list[Row]:
+        """Put ``state`` where the newest whole checkpoint left off; return the epochs up to there.
+
+        Raises ValueError where it was made from other pictures.
+        """
+        for path in (self.folder.last, self.folder.previous):
+            saved = self._read(path)
+            if saved is None:
+                continue
+            if saved["identity"]["data"] != self.identity["data"]:
+                raise ValueError(
+                    f"{path} was made from other pictures than data.root holds now: "
+                    f"fingerprint {saved['identity']['data']}, got {self.identity['data']}"
+                )
+            state.load_state_dict(saved["state"])
+            log.info("goes on after epoch %d of %s", state.epoch, self.folder.path)
+            return saved["history"]
+        return []
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        """Return a checkpoint of this run; None, with a warning, for a damaged or foreign one."""
+        if not path.exists():
+            return None
+        try:
+            saved = checkpoint.load(path)
+        except OSError as error:
+            log.warning("%s; it is left out", error)
+            return None
+        if saved.get("identity", {}).get("config") != self.identity["config"]:
+            log.warning("%s belongs to another run; it is left out", path)
+            return None
+        return saved
+
+    def keep(self, state: TrainState, history: Sequence[Row], *, is_best: bool, over: bool) -> None:
+        """Write, after an epoch, best.pt if it is the best one and last.pt if it is due."""
+        if is_best:
+            checkpoint.save(self.folder.best, {"model": state.best_model.state_dict(), "epoch": state.epoch})
+        content = {"identity": self.identity, "state": state.state_dict(), "history": list(history)}
+        if over or time.monotonic() - self._saved >= self.every_seconds:
+            self._write(content)
+        else:
+            self._unsaved = copy.deepcopy(content)  # the state goes on changing
+
+    def save_unsaved(self) -> None:
+        """Write the last finished epoch if it was not due, as when a signal ends the run."""
+        if self._unsaved is not None:
+            self._write(self._unsaved)
+
+    def _write(self, content: dict[str, Any]) -> None:
+        checkpoint.save(self.folder.last, content, previous=self.folder.previous)
+        self._saved, self._unsaved = time.monotonic(), None
+
+    def load_best(self, model: nn.Module, epoch: int) -> None:
+        """Give ``model`` the best weights, those after ``epoch``."""
+        saved = checkpoint.load(self.folder.best)
+        if saved["epoch"] != epoch:  # a resumed epoch came out otherwise than before, as it may on a GPU
+            log.warning("%s holds the weights of epoch %d, not %d", self.folder.best, saved["epoch"], epoch)
+        model.load_state_dict(saved["model"])
+
+    def tidy(self, keep: str) -> None:
+        """Remove what `trainer.keep` (all, best, none) does not want after a finished run."""
+        for path, kept_by in ((self.folder.last, ("all",)), (self.folder.best, ("all", "best"))):
+            if keep not in kept_by:
+                path.unlink(missing_ok=True)
+        self.folder.previous.unlink(missing_ok=True)
+
+    def check_space(self, state: TrainState) -> None:
+        """Raise OSError where the disk is too full for the checkpoints of the whole run."""
+        needed, free = self.bytes_needed(state), shutil.disk_usage(self.folder.path).free
+        if free < needed:
+            raise OSError(
+                f"{self.folder.path} needs about {needed / MB:,.0f} MB for checkpoints during the run, "
+                f"and {free / MB:,.0f} MB are free on its disk"
+            )
+
+    @staticmethod
+    def bytes_needed(state: TrainState) -> int:
+        """Return the most that checkpoints take at one time: three of the state, two of the best weights.
+
+        The optimizer's own state is taken as two numbers a weight, as Adam has it: it is empty before a step.
+        """
+        weights = sum(t.numel() * t.element_size() for t in state.model.state_dict().values())
+        return 3 * (3 + (state.ema is not None)) * weights + 2 * weights

@@ -1,0 +1,94 @@
+"""The lines a run shows: what it is made of, how each epoch went, what came out."""
+
+from typing import Any
+
+from omegaconf import DictConfig
+
+from cifar_core.data.split import Data
+from cifar_core.train.loop import EpochResult
+from cifar_core.train.state import TrainState
+from experiments.runs.folder import RunFolder
+from experiments.tracking.uri import ui_hint
+
+Expectation = dict[str, Any] | None  # `expected` of the configuration: test_acc, epochs, source
+SHOWN = ("report.html", "contact_sheet.png", "curves.png", "misclassified.csv")  # of the analysis folder
+
+
+def opening(cfg: DictConfig, folder: RunFolder, state: TrainState, data: Data) -> list[str]:
+    """Return lines on folder, data, model and device."""
+    parameters = sum(p.numel() for p in state.model.parameters())
+    name = " ".join([cfg.model._target_.rpartition(".")[2], *filter(None, [cfg.model.get("name")])])
+    sizes = " / ".join(f"{len(getattr(data, split)):,} {split}" for split in ("train", "val", "test"))
+    return [
+        f"run folder  {folder.path}",
+        f"data        {data.source}: {sizes}, {data.num_classes} classes",
+        f"model       {name}, {parameters:,} parameters",
+        f"device      {state.numerics}",
+    ]
+
+
+def epoch_line(epoch: EpochResult, epochs: int) -> str:
+    """Return one epoch's figures."""
+    losses = "  ".join(
+        f"{split} loss {epoch.metrics[f'{split}/loss']:.4f} acc {epoch.metrics[f'{split}/acc']:7.2%}"
+        for split in ("train", "val", "test")
+        if f"{split}/loss" in epoch.metrics
+    )
+    pace = f"{epoch.seconds:.1f} s  {epoch.images_per_second:,.0f} pictures/s"
+    return f"epoch {epoch.epoch:>{len(str(epochs))}}/{epochs}  {losses}  lr {epoch.lr:.3g}  {pace}"
+
+
+def figures(result: dict[str, Any], data: Data) -> list[tuple[str, str]]:
+    """Return the run's accuracies as (name, text)."""
+    metrics, pairs = result["metrics"], []
+    if "test/acc" in metrics:
+        share = f"{round(metrics['test/acc'] * len(data.test)):,} of {len(data.test):,}"
+        fair = ", evaluated each epoch" if result["protocol"] == "test_each_epoch" else ""
+        pairs.append(("test accuracy", f"{metrics['test/acc']:.2%}  ({share} pictures{fair})"))
+    if "test/acc_tta" in metrics:
+        pairs.append(
+            ("with TTA", f"{metrics['test/acc_tta']:.2%}  (mean over several views of each picture)")
+        )
+    if "val/acc_best" in metrics:
+        pairs.append(("val accuracy", f"{metrics['val/acc_best']:.2%}  (best of {result['epochs']} epochs)"))
+    return pairs
+
+
+def comparison(result: dict[str, Any], expected: Expectation) -> list[tuple[str, str]]:
+    """Return what the recipe reached elsewhere beside this run's figure as a (name, text); [] without one."""
+    if expected is None:
+        return []
+    there = f"{expected['test_acc']:.2%} in {_epochs(expected['epochs'])} ({expected['source']})"
+    ours = result["metrics"].get("test/acc")
+    here = "has not read the test set" if ours is None else f"{ours:.2%} in {_epochs(result['epochs'])}"
+    return [("elsewhere", f"{there}; this run {here}")]
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch" + ("s" if count != 1 else "")
+
+
+def closing(
+    folder: RunFolder, result: dict[str, Any], data: Data, uri: str | None, expected: Expectation = None
+) -> list[str]:
+    """Return the last lines: the figures, where things lie and how to look at them."""
+    seconds = result["seconds"]
+    pairs = figures(result, data) + comparison(result, expected)
+    lines = ["", *(f"{name:<13}  {value}" for name, value in pairs)]
+    shares = [f"{seconds[part]:.1f} s {part}" for part in ("train", "analysis") if part in seconds]
+    lines.append(f"time           {', '.join(shares)}, {seconds['total']:.1f} s in all")
+    lines.append(f"run folder     {folder.path}")
+    if there := [name for name in SHOWN if (folder.analysis / name).exists()]:
+        lines.append(f"look at        analysis/: {', '.join(there)}")
+    if uri:
+        lines.append(f"MLflow UI      {ui_hint(uri)}")
+    return lines
+
+
+def note(
+    folder: RunFolder, result: dict[str, Any], data: Data, command: str, expected: Expectation = None
+) -> str:
+    """Return the run's description for the tracker, as Markdown."""
+    pairs = figures(result, data) + comparison(result, expected)
+    told = "\n".join(f"* {name}: **{value}**" for name, value in pairs)
+    return f"{told}\n\n    {command}\n\nRun folder `{folder.path}`; start with `analysis/report.html`.\n"

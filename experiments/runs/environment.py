@@ -1,0 +1,70 @@
+"""Records where and with what a run was made."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from experiments.files import PROJECT
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "albumentations",
+    "albucore",
+    "opencv-python-headless",
+    "numpy",
+    "pillow",
+    "hydra-core",
+    "omegaconf",
+    "mlflow",
+)
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, machine, command and the project's git commit (null outside a checkout)."""
+    return {
+        "command_line": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+        "folder": str(Path.cwd()),
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git": _git(),
+    }
+
+
+def _processor() -> str | None:
+    """Return the name of the CPU, as Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git() -> dict[str, Any] | None:
+    try:
+        commit = _git_says("rev-parse", "HEAD")
+        return {"commit": commit.strip(), "dirty": bool(_git_says("status", "--porcelain").strip())}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git_says(*arguments: str) -> str:
+    command = ["git", "-C", str(PROJECT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout

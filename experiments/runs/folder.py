@@ -1,0 +1,160 @@
+"""The folder of one run: everything the run knows, written so that a kill at any moment loses nothing."""
+
+import csv
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import yaml
+
+from experiments.config.renamed import renew
+from experiments.files import flatten, write_text
+
+DONE = ("finished", "pruned")
+
+# Keys that may differ when a run is taken up again: where it runs, what is shown or kept of it.
+HARMLESS = (
+    "analysis.",
+    "data.cache",
+    "data.download",
+    "data.root",  # the pictures themselves are compared
+    "expected",
+    "security.",
+    "sweep.",
+    "tracking.",
+    "trainer.checkpoint_seconds",
+    "trainer.device",
+    "trainer.eval_batch_size",
+    "trainer.guards",
+    "trainer.keep",
+    "trainer.progress",
+    "trainer.threads",
+)
+
+
+def past(values: dict[str, Any]) -> dict[str, str]:
+    """Return the part of a configuration that a run cannot change once it has begun, flat."""
+    return {key: value for key, value in flatten(values).items() if not key.startswith(HARMLESS)}
+
+
+class RunFolder:
+    """One run's files, locked against a second process from `open` to the end of `with`."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the folder; `open` creates it."""
+        self.path = path.resolve()
+        self.last = self.path / "last.pt"
+        self.previous = self.path / "previous.pt"
+        self.best = self.path / "best.pt"
+        self.analysis = self.path / "analysis"
+
+    def open(self) -> None:
+        """Create and lock the folder and start run.log; raise ValueError where another process has it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._was_empty, self._has_epochs = not any(self.path.iterdir()), False
+        self._lock = (self.path / "lock").open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.seek(0)
+            owner = self._lock.read().strip() or "another process"
+            self._lock.close()
+            raise ValueError(f"{self.path} is in use by {owner}: a run folder belongs to one run") from None
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()}")
+        self._lock.flush()
+        for torn in self.path.glob(".*.*.*"):  # what a killed process was writing: .last.pt.<pid>
+            torn.unlink()
+        self._handlers = self._log_to_file()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handler in self._handlers:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+        self._lock.close()
+
+    def _log_to_file(self) -> list[logging.Handler]:
+        """Send the log to run.log and, as bare lines, to the screen."""
+        screen = logging.StreamHandler(sys.stderr)
+        screen.setFormatter(logging.Formatter("%(message)s"))
+        screen.addFilter(
+            lambda record: record.levelno < logging.ERROR
+        )  # errors are the command line's to tell
+        file = logging.FileHandler(self.path / "run.log", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        root = logging.getLogger()
+        for ours in ("cifar_core", "experiments", "__main__"):
+            logging.getLogger(ours).setLevel(logging.INFO)
+        for handler in (screen, file):
+            root.addHandler(handler)
+        return [screen, file]
+
+    def discard(self) -> None:
+        """Remove the folder if it was empty when opened and no epoch has been added since."""
+        if self._was_empty and not self._has_epochs:
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def result(self) -> dict[str, Any] | None:
+        """Return result.json, None where the run has not ended yet."""
+        try:
+            return json.loads((self.path / "result.json").read_text())
+        except FileNotFoundError:
+            return None
+
+    def claim(self, values: dict[str, Any], overrides: Sequence[str]) -> None:
+        """Write config.yaml and overrides.yaml once; raise ValueError where they belong to another run."""
+        config = self.path / "config.yaml"
+        (self.path / "result.json").unlink(missing_ok=True)  # of an earlier attempt
+        if config.exists():
+            self._compare(yaml.safe_load(config.read_text()), values)
+        else:
+            write_text(self.path / "overrides.yaml", yaml.safe_dump(list(overrides)))
+            write_text(config, yaml.safe_dump(values, sort_keys=False))
+
+    @property
+    def identity(self) -> str:
+        """A hash of what the run cannot change, from config.yaml as it was first written."""
+        saved = yaml.safe_load((self.path / "config.yaml").read_text())
+        text = json.dumps(past(saved), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _compare(self, saved: dict[str, Any], values: dict[str, Any]) -> None:
+        there, here = past(renew(saved)), past(values)
+        changed = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+        if changed:
+            told = ", ".join(f"{key}={there.get(key)}, got {here.get(key)}" for key in changed[:5])
+            raise ValueError(
+                f"{self.path} holds a run with {told}: give the same values, or another hydra.run.dir"
+            )
+
+    def write_history(self, history: Sequence[dict[str, float]]) -> None:
+        """Write metrics.csv anew, as after taking up a run at an earlier epoch."""
+        (self.path / "metrics.csv").write_text("")
+        for row in history:
+            self.append(row)
+
+    def append(self, row: dict[str, float]) -> None:
+        """Add one epoch to metrics.csv."""
+        self._has_epochs = True
+        with (self.path / "metrics.csv").open("a", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row))
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write ``content`` to the file ``name``, whole or not at all."""
+        write_text(self.path / name, json.dumps(content, indent=2, default=str) + "\n")

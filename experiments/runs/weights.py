@@ -1,0 +1,68 @@
+"""The classes and the network of a run, read back from its folder."""
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from cifar_core.data.sources import load_data
+from cifar_core.train import checkpoint as checkpoint_module
+from cifar_core.train.checkpoint import start_from
+from experiments.config import build
+from experiments.config.values import settings
+from experiments.files import read_json
+from experiments.runs.read import predictions
+
+CHECKPOINTS = ("best", "last")
+
+
+def class_names(folder: Path, cfg: DictConfig) -> tuple[str, ...]:
+    """Return the classes a run was trained on, in its order; a run without analysis has its data loaded.
+
+    Raises ValueError where that data is no longer what the run was trained on.
+    """
+    environment = read_json(folder / "environment.json")
+    if "classes" in environment:
+        return tuple(environment["classes"])
+    found = predictions(folder)
+    if found is not None:
+        return tuple(map(str, found["classes"]))
+    data, trained_on = load_data(settings(cfg)["data"]), environment.get("data")
+    if data.fingerprint != trained_on:
+        raise ValueError(
+            f"{folder} has no analysis/predictions.npz with its class names, and its data has changed: "
+            f"fingerprint {trained_on}, got {data.fingerprint}"
+        )
+    return data.classes
+
+
+def trained_model(
+    folder: Path, cfg: DictConfig, *, num_classes: int, checkpoint: str
+) -> tuple[nn.Module, int]:
+    """Return a run's network on the CPU with the weights of best.pt or last.pt, and their epoch.
+
+    last.pt gives the moving average where the run kept one. Raises FileNotFoundError for weights that were
+    not kept, ValueError for those of another model, OSError for a damaged file.
+    """
+    path = folder / f"{checkpoint}.pt"
+    weights, epoch = _weights(path)
+    with torch.random.fork_rng(devices=[]):  # the fresh weights are not kept, so they cost no random numbers
+        model = build.model(cfg, num_classes=num_classes)
+    try:
+        start_from(model, weights, new_head=False)
+    except ValueError as error:
+        raise ValueError(f"{path}, {cfg.model._target_}, {num_classes} classes: {error}") from error
+    return model, epoch
+
+
+def _weights(path: Path) -> tuple[dict[str, Tensor], int]:
+    if not path.exists():
+        there = ", ".join(name for name in CHECKPOINTS if path.with_name(f"{name}.pt").exists()) or "none"
+        raise FileNotFoundError(f"{path} is not there; trainer.keep left: {there}")
+    content = checkpoint_module.load(path)
+    weights = checkpoint_module.weights_in(content, path)
+    try:
+        return weights, content.get("state", content)["epoch"]
+    except KeyError as error:
+        raise OSError(f"{path} is not a checkpoint of this project: it has no epoch") from error

@@ -1,0 +1,217 @@
+"""The report of a sweep: HTML, CSV and Markdown."""
+
+import base64
+import csv
+import html
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from optuna.importance import get_param_importances
+
+from experiments.files import write_text
+from experiments.sweep import figures
+from experiments.sweep.home import Home
+from experiments.sweep.ledger import saved_study
+from experiments.sweep.summary import PointRow, answers, best, cost, points, shown, table
+from experiments.sweep.trials import Trial
+
+MISSED = 20  # pictures listed that no trial has right
+STYLE = """
+body { font: 15px/1.5 sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto }
+th, td { padding: .2rem .6rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap }
+img { max-width: 100% } pre { background: #f5f5f5; padding: .6rem; overflow-x: auto; font-size: 12px }
+.best { background: #fdf3d0 }
+"""
+
+
+def write(folder: Path) -> list[Path]:
+    """Write report.html, report.md and trials.csv into a sweep's folder; return their paths.
+
+    Raises FileNotFoundError where the folder holds no trial.
+    """
+    trials = list(Home(folder).trials().values())
+    if not trials:
+        raise FileNotFoundError(f"{folder} is not the folder of a sweep: it has no <trial>/trial.json")
+    rows, leaders, won = table(trials), points(trials), best(trials)
+    paths = [folder / "report.html", folder / "report.md", folder / "trials.csv"]
+    write_text(paths[0], _page(folder, trials, rows, leaders, won))
+    write_text(paths[1], note(folder, trials, leaders, won))
+    write_text(paths[2], _csv(rows))
+    return paths
+
+
+def note(folder: Path, trials: Sequence[Trial], leaders: Sequence[PointRow], won: PointRow | None) -> str:
+    """Return the sweep in Markdown: the best point and the ten first of the leaderboard."""
+    rows = _point_cells(leaders, won)[:10]
+    lines = [f"# Sweep {folder.name}", "", _verdict(won), ""]
+    lines += [f"| {' | '.join(rows[0])} |", "|---" * len(rows[0]) + "|"]
+    lines += [f"| {' | '.join(row.values())} |" for row in rows]
+    lines += ["", _caution(leaders), ", ".join(f"{value:g} {key}" for key, value in cost(trials).items()), ""]
+    return "\n".join(lines)
+
+
+def _verdict(won: PointRow | None) -> str:
+    if won is None:
+        return "No point is best by validation: none has all its seeds finished with a validation split."
+    text = f"Best by validation: {won.label}, val/acc {shown(won.figures['val/acc_best'])}"
+    if won.figures["test/acc"]:
+        text += f"; its test accuracy: {shown(won.figures['test/acc'])}"
+    return f"{text} ({len(won.trials)} seed{'s' if len(won.trials) > 1 else ''})."
+
+
+def _caution(leaders: Sequence[PointRow]) -> str:
+    """Return what must be known of means that lack a seed; empty where there is none."""
+    if all(row.is_whole or not row.finished for row in leaders):
+        return ""
+    return (
+        "Points of which not all seeds finished come last and are not ranked: their mean is over the seeds "
+        "that finished, and those need not be like the others."
+    )
+
+
+def _states(row: PointRow) -> str:
+    return ", ".join(f"{row.statuses.count(s)} {s}" for s in dict.fromkeys(row.statuses))
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fieldnames=names, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _page(
+    folder: Path,
+    trials: Sequence[Trial],
+    rows: Sequence[dict[str, Any]],
+    leaders: Sequence[PointRow],
+    won: PointRow | None,
+) -> str:
+    shares = _importances(folder)
+    drawn = {
+        "Curves": figures.curves(trials, won.trials if won else []),
+        "Importance of the parameters": figures.importances(shares) if shares else None,
+        "Each parameter by itself": figures.slices(trials),
+        "All parameters together": figures.parallel(trials),
+    }
+    parts = [
+        f"<h1>Sweep {html.escape(folder.name)}</h1><p>{html.escape(_verdict(won))}</p>",
+        "<h2>Points</h2>",
+        _points_table(leaders, won),
+        *(f"<h2>{title}</h2>{_image(figure)}" for title, figure in drawn.items() if figure is not None),
+        _agreement(trials),
+        "<h2>Cost</h2>",
+        _table([{key: f"{value:,g}" for key, value in cost(trials).items()}]),
+        _failures(trials),
+        "<h2>Trials</h2><p>Best validation accuracy first. A trial goes on, or starts over, with "
+        "<code>python -m experiments.run resume=&lt;folder&gt;</code>.</p>",
+        _table([_trial_cells(row, folder) for row in rows]),
+    ]
+    head = (
+        f"<!doctype html><meta charset=utf-8><title>{html.escape(folder.name)}</title><style>{STYLE}</style>"
+    )
+    return head + "\n".join(parts) + "\n"
+
+
+def _points_table(leaders: Sequence[PointRow], won: PointRow | None) -> str:
+    table = _table(_point_cells(leaders, won), marked=0 if won is not None else None)
+    caution = _caution(leaders)
+    return table + (f"<p>{caution}</p>" if caution else "")
+
+
+def _point_cells(leaders: Sequence[PointRow], won: PointRow | None) -> list[dict[str, str]]:
+    """Return the leaderboard; the test figure of the winner alone, so that nobody chooses by it."""
+    validated = any(row.figures["val/acc_best"] for row in leaders)
+    cells = []
+    for row in leaders:
+        cell = {"point": row.label, "seeds finished": f"{row.finished} of {row.seeds}"}
+        test = shown(row.figures["test/acc"])
+        if validated:
+            is_best = won is not None and row.trials[0].folder == won.trials[0].folder
+            cell["val/acc, mean ± std"] = shown(row.figures["val/acc_best"])
+            cell["test/acc of the best"] = test if is_best else ""
+        else:
+            cell["test/acc, mean ± std (no validation split)"] = test
+        cells.append(cell | {"state": _states(row)})
+    return cells
+
+
+def _trial_cells(row: dict[str, Any], folder: Path) -> dict[str, str]:
+    shown = {"trial": f"#{row['trial']}", "name": row["name"], "status": row["status"]}
+    acc = row["val/acc_best"]
+    shown["val/acc best"] = "" if acc is None else f"{acc:.2%}"
+    shown |= {"epochs": str(row["epochs"]), "seconds": f"{row['seconds']:,.1f}"}
+    return shown | {"folder": str(Path(row["folder"]).relative_to(folder)), "run id": row["run_id"]}
+
+
+def _table(rows: Sequence[dict[str, str]], *, marked: int | None = None) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = ["<tr>" + "".join(f"<th>{html.escape(name)}</th>" for name in names) + "</tr>"]
+    for number, row in enumerate(rows):
+        cells = "".join(f"<td>{html.escape(row.get(name, ''))}</td>" for name in names)
+        lines.append(f"<tr{' class=best' if number == marked else ''}>{cells}</tr>")
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _failures(trials: Sequence[Trial]) -> str:
+    failed = [trial for trial in trials if trial.status == "failed"]
+    if not failed:
+        return ""
+    parts = ["<h2>Failures</h2>"]
+    for trial in failed:
+        result = trial.result
+        log = html.escape("\n".join(result.get("log", [])))
+        parts.append(
+            f"<p><b>{html.escape(trial.label)}</b>: {html.escape(result['error'])}</p><pre>{log}</pre>"
+        )
+    return "".join(parts)
+
+
+def _agreement(trials: Sequence[Trial]) -> str:
+    found = answers(trials)
+    if found is None:
+        return ""
+    alike = found.agreement
+    text = (
+        f"{found.trials} trials on {found.pictures:,} pictures: all are right on {alike.all_right:.1%}, "
+        f"all wrong on {alike.all_wrong:.1%}; two trials give the same answer on {alike.same_answer:.1%}."
+    )
+    rows = [
+        {
+            "picture": str(index),
+            "label": label,
+            "most frequent answer": answer,
+            "trials that give it": f"{share:.0%}",
+        }
+        for index, label, answer, share in found.missed[:MISSED]
+    ]
+    told = f" Missed by all, {len(rows)} of {len(found.missed):,}:" if rows else ""
+    return f"<h2>Agreement</h2><p>{text}{told}</p>{_table(rows) if rows else ''}"
+
+
+def _importances(folder: Path) -> dict[str, float]:
+    """Return fANOVA's importance of each parameter, empty where there are too few finished trials."""
+    try:
+        study = saved_study(folder / "ledger.jsonl")
+    except (KeyError, OSError, ValueError):
+        return {}
+    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
+    varied = {key for t in finished for key in t.params if t.params[key] != finished[0].params.get(key)}
+    if len(finished) < 4 or len(varied) < 2 or len({trial.value for trial in finished}) < 2:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of parameters with one value
+        return get_param_importances(study)
+
+
+def _image(figure: Figure) -> str:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=110)
+    return f'<img src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}">'

@@ -1,0 +1,1 @@
+"""What else can be done with a configuration or a run?"""

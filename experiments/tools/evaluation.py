@@ -1,0 +1,303 @@
+"""Evaluates a run's weights on a split of some data."""
+
+import dataclasses
+import hashlib
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from cifar_core.data.sources import load_data
+from cifar_core.data.split import Data, Split
+from cifar_core.report.analyse import analyse
+from cifar_core.train import predict
+from cifar_core.train.numerics import numerics
+from experiments import files
+from experiments.cli import user_mistakes
+from experiments.config import build
+from experiments.config.compose import compose, compose_saved, differences
+from experiments.config.explain import unknown
+from experiments.config.values import plain, settings
+from experiments.files import write_text
+from experiments.runs import read, weights
+from experiments.runs.environment import environment
+from experiments.runs.folder import HARMLESS
+
+SPLITS = ("test", "val", "all")
+GROUPS = ("data", "analysis")  # that another option may be chosen of
+KEYS = ("trainer.device", "trainer.eval_batch_size", "trainer.precision", "trainer.threads", "trainer.tta")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to evaluate: a run, one of its checkpoints, a split of some data."""
+
+    folder: Path
+    cfg: DictConfig  # the run's, with other data, analysis or device where asked
+    own: DictConfig  # the run's, as it was saved
+    checkpoint: str  # best, last
+    split: str  # test, val, all
+
+
+def request(folder: Path, words: Sequence[str]) -> Request:
+    """Read the command line's words; raise ValueError for one that an evaluation cannot change."""
+    chosen = {"checkpoint": "best", "split": ""}
+    overrides = []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key in chosen:
+            chosen[key] = value
+        else:
+            overrides.append(word)
+            _check_key(key)
+    own = compose_saved(folder, [])
+    if not chosen["split"]:
+        chosen["split"] = "test" if _given("data", overrides) else _judged(own)
+    for key, known in (("checkpoint", weights.CHECKPOINTS), ("split", SPLITS)):
+        if chosen[key] not in known:
+            raise ValueError(f"{key} must be one of {', '.join(known)}, got {chosen[key]!r}")
+    cfg = _configuration(folder, overrides)
+    if _names_data(overrides) and chosen["split"] != "val" and not _given("data.val_size", overrides):
+        cfg.data.val_size = 0  # nothing is trained, so nothing needs splitting off
+    return Request(folder, cfg, own, **chosen)
+
+
+def _judged(own: DictConfig) -> str:
+    """Return the split that the run itself was judged on."""
+    return "test" if own.trainer.test or own.data.val_size == 0 else "val"
+
+
+def _check_key(key: str) -> None:
+    if key in ("data.mean", "data.std"):
+        raise ValueError(f"{key} stays the run's own: its weights know no other normalisation")
+    if key not in (*GROUPS, *KEYS) and not key.startswith(tuple(f"{group}." for group in GROUPS)):
+        known = ["checkpoint", "split", *GROUPS, "data.*", "analysis.*", *KEYS]
+        raise ValueError(unknown(key, known, f"{key} cannot be changed in an evaluation"))
+
+
+def _given(key: str, overrides: Sequence[str]) -> bool:
+    return any(word.startswith(f"{key}=") for word in overrides)
+
+
+def _names_data(overrides: Sequence[str]) -> bool:
+    return _given("data", overrides) or _given("data.root", overrides)
+
+
+def _configuration(folder: Path, overrides: Sequence[str]) -> DictConfig:
+    """Return the saved configuration with the overrides; a group chosen anew comes from conf/."""
+    anew = [group for group in GROUPS if _given(group, overrides)]
+    of_anew = {group: [w for w in overrides if w.startswith((f"{group}=", f"{group}."))] for group in anew}
+    cfg = compose_saved(folder, [word for word in overrides if word not in sum(of_anew.values(), [])])
+    for group, words in of_anew.items():
+        if group == "data":
+            kept = (f"data.{key}={cfg.data[key]}" for key in ("image_size", "mean", "std"))
+            words = [*kept, *words]  # of two overrides of one key the later one holds
+        cfg[group] = compose(words)[group]
+    if cfg.analysis.level == "none":
+        cfg.analysis.level = "light"
+    return cfg
+
+
+def recoded(data: Data, classes: Sequence[str]) -> Data:
+    """Return ``data`` with labels that count in ``classes``, matched by name.
+
+    Raises ValueError naming the classes that are not among them.
+    """
+    strange = [name for name in data.classes if name not in classes]
+    if strange:
+        known = ", ".join(classes)
+        raise ValueError(f"the data has classes that the run does not know: {strange}; it knows: {known}")
+    places = torch.tensor([classes.index(name) for name in data.classes])
+    splits = {
+        name: dataclasses.replace(part, labels=places[part.labels])
+        for name in ("train", "val", "test")
+        for part in (getattr(data, name),)
+    }
+    return dataclasses.replace(data, classes=tuple(classes), **splits)
+
+
+def whole(data: Data) -> Data:
+    """Return ``data`` with all its pictures as test set; raise ValueError where they have no file names."""
+    parts = [data.train, data.val, data.test]
+    names = [name for part in parts for name in part.names or ()]
+    if not names:  # numbers alone would not say which of two lists they count in
+        raise ValueError(f"split=all needs pictures with file names, which {data.source} has not")
+    joined = {key: torch.cat([getattr(part, key) for part in parts]) for key in ("images", "labels", "index")}
+    return dataclasses.replace(data, test=dataclasses.replace(data.test, names=names, **joined))
+
+
+def evaluate(asked: Request, out: Path | None = None) -> tuple[Path, dict[str, Any]]:
+    """Evaluate and explain; return the folder written to and what evaluation.json in it says.
+
+    Without ``out`` that is `<run folder>/evaluations/<source>-<split>-<checkpoint>-<pictures>`. A run's own
+    analysis is never written over by other figures. Raises UserError for what does not fit.
+    """
+    trainer = settings(asked.cfg)["trainer"]
+    with user_mistakes():
+        where = numerics(trainer)
+        if trainer.threads:
+            torch.set_num_threads(trainer.threads)
+        torch.set_float32_matmul_precision("high")  # as in the run
+        model, epoch, data = _load(asked)
+        split = "val" if asked.split == "val" else "test"
+        part = getattr(data, split)
+        if not len(part):
+            raise ValueError(f"split={asked.split} has no pictures: data.{split}_size is 0")
+        record = _record(asked, data, part, epoch)
+        out_dir = out or asked.folder / "evaluations" / _name(asked, data, part)
+        _check_place(out_dir, asked, record)
+    model, data = where.place(model), data.to(where.device)
+    logits = {
+        name: predict.predict(model, data, getattr(data, name), where, batch_size=trainer.eval_batch_size)
+        for name in dict.fromkeys((split, "val"))
+        if len(getattr(data, name))
+    }
+    labels = part.labels.to(where.device)
+    scores = predict.score(logits[split], labels, split)
+    record |= {"acc": scores[f"{split}/acc"], "loss": scores[f"{split}/loss"]}
+    if averaged := predict.tta_acc(model, data, split, where, trainer):
+        record["acc_tta"] = averaged[f"{split}/acc_tta"]
+    record["hits"] = int((logits[split].argmax(1) == labels).sum())
+    _explain(asked, model, data, split, logits, record, out_dir)
+    write_text(out_dir / "evaluation.json", json.dumps(record, indent=2) + "\n")
+    return out_dir, record
+
+
+def _load(asked: Request) -> tuple[nn.Module, int, Data]:
+    """Return the model, the epoch of its weights and the data, once they are found to fit together."""
+    classes = weights.class_names(asked.folder, asked.own)
+    model, epoch = weights.trained_model(
+        asked.folder, asked.cfg, num_classes=len(classes), checkpoint=asked.checkpoint
+    )
+    data = load_data(settings(asked.cfg)["data"])
+    data = recoded(whole(data) if asked.split == "all" else data, classes)
+    _check_size(asked.cfg, model, data.image_size)
+    return model, epoch, data
+
+
+def _explain(
+    asked: Request,
+    model: nn.Module,
+    data: Data,
+    split: str,
+    logits: dict[str, Tensor],
+    record: dict[str, Any],
+    out_dir: Path,
+) -> None:
+    result = files.read_json(asked.folder / "result.json")
+    analyse(
+        model,
+        data,
+        split,
+        logits[split].cpu(),
+        settings=settings(asked.cfg)["analysis"],
+        cam_layer=asked.cfg.model.get("cam_layer", ""),
+        augment=build.augment(asked.cfg),
+        history=read.history(asked.folder),
+        out_dir=out_dir,
+        val_logits=logits["val"].cpu() if "val" in logits else None,
+        facts={
+            "name": f"{asked.folder.resolve().name}: {_what(record)}",
+            "command": shlex.join(["python", "-m", "experiments.evaluate", *sys.argv[1:]]),
+            "environment": environment(),
+            "config": plain(asked.cfg),
+            "differences": differences(asked.cfg),
+            "protocol": result.get("protocol") if record["same_data"] else None,
+        },
+    )
+
+
+def _check_size(cfg: DictConfig, model: nn.Module, image_size: int) -> None:
+    """Raise ValueError where the recipe or the model does not take pictures of this size."""
+    build.augment(cfg)
+    build.cam_module(cfg, model, image_size)  # runs one picture
+
+
+def _record(asked: Request, data: Data, part: Split, epoch: int) -> dict[str, Any]:
+    trained_on = files.read_json(asked.folder / "environment.json").get("data")
+    present = [data.classes[label] for label in part.labels.unique().tolist()]
+    return {
+        "run": str(asked.folder.resolve()),
+        "checkpoint": asked.checkpoint,
+        "epoch": epoch,
+        "source": data.source,
+        "root": str(asked.cfg.data.root),
+        "split": asked.split,
+        "pictures": len(part),
+        "fingerprint": data.fingerprint,
+        "same_data": data.fingerprint == trained_on,
+        "changes": _changes(asked),
+        "classes": present,
+        "absent_classes": [name for name in data.classes if name not in present],
+    }
+
+
+def _changes(asked: Request) -> dict[str, list[Any]]:
+    """Return {dotted key: [in the run, now]} of what is evaluated otherwise than the run did."""
+    before, now = plain(asked.own), plain(asked.cfg)
+    return {
+        f"{group}.{key}": [before[group][key], now[group][key]]
+        for group in ("data", "trainer")
+        for key in before[group]
+        if before[group][key] != now[group][key] and key != "val_size"
+    }
+
+
+def _name(asked: Request, data: Data, part: Split) -> str:
+    """Return a folder name; the same pictures give the same one."""
+    stamp = hashlib.sha256(data.fingerprint.encode() + part.index.numpy().tobytes()).hexdigest()[:8]
+    return f"{data.source}-{asked.split}-{asked.checkpoint}-{stamp}"
+
+
+def _check_place(out_dir: Path, asked: Request, record: dict[str, Any]) -> None:
+    """Raise ValueError where ``out_dir`` is the analysis of a run and this is not the same once more."""
+    place = out_dir.resolve()
+    if place.name != "analysis" or not (place.parent / "config.yaml").exists():
+        return
+    changed = [key for key in record["changes"] if key.startswith("data.") and not key.startswith(HARMLESS)]
+    again = record["same_data"] and asked.checkpoint == "best" and asked.split == _judged(asked.own)
+    if place.parent != asked.folder.resolve() or changed or not again:
+        raise ValueError(f"--out must not be the analysis of a run on other data or weights, got {out_dir}")
+
+
+def _what(record: dict[str, Any]) -> str:
+    return (
+        f"{record['checkpoint']} weights (epoch {record['epoch']}) on {record['source']}, {record['split']}"
+    )
+
+
+def lines(asked: Request, out_dir: Path, record: dict[str, Any]) -> list[str]:
+    """Return what the screen shows: accuracy, the run's own, what differs, the folder."""
+    count = f"{record['hits']:,} of {record['pictures']:,} pictures"
+    told = [f"accuracy       {record['acc']:.2%}  ({count}), loss {record['loss']:.4f}"]
+    if "acc_tta" in record:
+        views = f"{asked.cfg.trainer.tta}, mean over several views of each picture"
+        told.append(f"with TTA       {record['acc_tta']:.2%}  ({views})")
+    result = files.read_json(asked.folder / "result.json")
+    metrics, status = result.get("metrics", {}), result.get("status", "unfinished")
+    if status != "finished":
+        told.append(f"the run        is {status}")
+    for key, label in (("test/acc", "test"), ("val/acc_best", "val")):
+        if key in metrics:
+            told.append(f"the run's own  {metrics[key]:.2%} {label}, {result.get('protocol', '')} protocol")
+    told.append(f"evaluated      {_what(record)}")
+    if record["same_data"]:
+        told.append("pictures       the data the run was trained from")
+    else:
+        told.append(f"pictures       other data than the run's: {record['root']} ({record['fingerprint']})")
+    if record["absent_classes"]:
+        known = len(record["classes"]) + len(record["absent_classes"])
+        told.append(
+            f"classes        {len(record['classes'])} of the run's {known}; none of: "
+            f"{', '.join(record['absent_classes'])}"
+        )
+    for key, (before, now) in record["changes"].items():
+        told.append(f"differs        {key}: {before} in the run, {now} here")
+    return [*told, f"folder         {out_dir}"]

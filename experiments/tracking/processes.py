@@ -1,0 +1,53 @@
+"""Names a process so that another one can tell whether it is gone."""
+
+import os
+import socket
+from pathlib import Path
+
+
+def this_process() -> str:
+    """Return `pid start boot namespace`, which no other process shares; `-` for what /proc does not tell."""
+    return f"{os.getpid()} {_started(os.getpid()) or '-'} {_boot()} {_namespace()}"
+
+
+def is_dead(host: str, process: str) -> bool:
+    """Whether `process`, as `this_process` named it on `host`, is certainly gone."""
+    if host != socket.gethostname() or len(process.split()) != 4 or "-" in process.split():
+        return False
+    pid, started, boot, namespace = process.split()
+    if boot != _boot():
+        return True
+    return namespace == _namespace() and not _alive(int(pid), started)
+
+
+def _alive(pid: int, started: str) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's
+    return _started(pid) in (None, started)
+
+
+def _started(pid: int) -> str | None:
+    """Clock ticks from boot to the start of `pid`; "" for a zombie, None where /proc does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return "" if fields[0] in "ZX" else fields[19]  # fields 3 and 22 of proc(5), the name taken off
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "-"
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return "-"

@@ -1,0 +1,54 @@
+"""Where the tracker's store lies."""
+
+import os
+import re
+import shlex
+
+from experiments.files import PROJECT
+
+SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
+
+
+def tracking_uri(uri: str | None) -> str:
+    """Make the store's URI absolute: `uri`, else MLFLOW_TRACKING_URI, else sqlite in the project root.
+
+    A relative sqlite path counts from the project root, never from the working directory.
+
+    Raises:
+        ValueError: for a kind of store MLflow cannot open, such as a plain folder.
+    """
+    key = "tracking.uri" if uri else "MLFLOW_TRACKING_URI"
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if uri.partition(":")[0].partition("+")[0] not in SCHEMES:
+        known = ", ".join(SCHEMES)
+        raise ValueError(
+            f"{key} must start with one of {known}; MLflow's file store is closed: write "
+            f"sqlite:///<file>.db instead, got {uri!r}"
+        )
+    if not uri.startswith("sqlite"):
+        return uri.rstrip("/")
+    path = uri.partition(":///")[2]
+    if not path or path == ":memory:":
+        raise ValueError(f"{key} must name a file, as in sqlite:///mlflow.db, got {uri!r}")
+    return f"sqlite:///{PROJECT / path}"
+
+
+def public_uri(uri: str) -> str:
+    """Hide the password in a URI, for what is printed or saved."""
+    return re.sub(r"(://[^:/@]*):[^/\s]*@", r"\1:***@", uri)
+
+
+def ui_hint(uri: str) -> str:
+    """Say how to look at the runs of a store: an address, or the command for the light local server."""
+    if uri.startswith("http"):
+        return f"open {public_uri(uri)}"
+    if uri == "sqlite:///" + str(PROJECT / "mlflow.db"):
+        return "make ui"
+    light = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1"  # 2 processes instead of 10
+    return f"{light} --backend-store-uri {shlex.quote(public_uri(uri))}"
+
+
+def one_line(error: BaseException) -> str:
+    """Write an error in one line of at most 300 characters, without passwords."""
+    text = public_uri(" ".join(str(error).split())) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:100]} ... {text[-195:]}"

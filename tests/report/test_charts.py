@@ -1,0 +1,123 @@
+import math
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+import torch
+
+from cifar_core.explain.calibration import reliabilities
+from cifar_core.explain.metrics import confusion_matrix, metrics
+from cifar_core.explain.predictions import predictions
+from cifar_core.report.charts import class_bars, confusion_chart, line_chart, reliability_chart
+from tests.report.examples import NAMES, guesses
+
+LABELS = np.random.default_rng(3).integers(0, 10, 500).tolist()
+EVIL = '<script>"&'
+
+
+def parse(svg: str) -> ET.Element:
+    return ET.fromstring(svg)
+
+
+def inside(svg: ET.Element) -> bool:
+    """Whether every rectangle and circle lies in the view box."""
+    _, _, width, height = map(float, svg.get("viewBox").split())
+    for shape in svg.iter():
+        x = float(shape.get("x", shape.get("cx", 0)))
+        y = float(shape.get("y", shape.get("cy", 0)))
+        right, low = x + float(shape.get("width", 0)), y + float(shape.get("height", 0))
+        if min(x, y) < 0 or right > width or low > height:
+            return False
+    return True
+
+
+def test_a_line_goes_through_its_points_and_leaves_gaps():
+    points = [(1, 0.0), (2, 1.0), (3, math.nan), (4, 0.5), (5, math.inf), (6, 0.25)]
+    svg = parse(line_chart("Loss", {"train": points, EVIL: [(1, 0.3), (6, 0.4)]}))
+    assert inside(svg)
+    path = svg.findall("path[@class='line s0']")[0].get("d")
+    assert re.sub(r"[\d. ]", "", path) == "MLMM"
+    x, y = zip(*(map(float, pair) for pair in re.findall(r"([\d.]+) ([\d.]+)", path)), strict=True)
+    assert np.diff(x) == pytest.approx(np.diff([1, 2, 4, 6]) / 5 * (x[-1] - x[0]), abs=0.11)
+    assert np.array(y) == pytest.approx(y[0] - np.array([0, 1, 0.5, 0.25]) * (y[0] - y[1]), abs=0.11)
+    assert EVIL in [text.text for text in svg.findall("text")]
+
+
+@pytest.mark.parametrize(
+    "points", [[], [(1, math.nan)], [(1, 5.0)], [(1, 0.0), (2, 0.0)], [(1, 1e-9), (2, 3e12)], [(1, -2.0)]]
+)
+def test_any_history_can_be_drawn(points: list):
+    assert inside(parse(line_chart("Loss", {"train": points}, mark=1)))
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 10, 30])
+def test_the_confusion_matrix_has_a_cell_for_every_count(num_classes: int):
+    counts = np.random.default_rng(0).poisson(0.6, (num_classes, num_classes))
+    svg = parse(confusion_chart("Confusion matrix", counts, [f"{EVIL} {i}" for i in range(num_classes)]))
+    assert inside(svg)
+    seen = np.zeros_like(counts)
+    for cell in svg.findall("g[@class='cell']"):
+        seen[int(cell.get("data-t")), int(cell.get("data-p"))] = int(cell.get("data-n"))
+        kind = "hit" if cell.get("data-t") == cell.get("data-p") else "miss"
+        assert cell.find("rect").get("class") == kind
+    np.testing.assert_array_equal(seen, counts)
+
+
+def test_many_classes_are_drawn_as_one_path_a_colour():
+    counts = np.random.default_rng(0).poisson(0.6, (100, 100))
+    svg = parse(confusion_chart("Confusion matrix", counts, ["name"] * 100))
+    left, top, side = map(int, svg.get("data-box").split())
+    opacity = np.zeros(counts.shape)
+    for path in svg.findall("path"):
+        for x, y in re.findall(r"M(\d+) (\d+)", path.get("d")):
+            true, pred = (int(y) - top) // side, (int(x) - left) // side
+            assert path.get("class") == ("hit" if true == pred else "miss")
+            opacity[true, pred] = float(path.get("fill-opacity"))
+    np.testing.assert_array_equal(opacity > 0, counts > 0)
+    shares = counts / counts.sum(1, keepdims=True)
+    np.testing.assert_allclose(opacity, np.sqrt(shares), atol=1 / 16)
+
+
+def test_the_confusion_matrix_is_drawn_true_class_down_predicted_class_across():
+    counts = np.array([[3, 1], [0, 4]])
+    svg = parse(confusion_chart("Confusion matrix", counts, ["a", "b"]))
+    places = {cell.find("text").text: cell.find("rect") for cell in svg.findall("g[@class='cell']")}
+    assert float(places["1"].get("x")) > float(places["3"].get("x"))
+    assert places["1"].get("y") == places["3"].get("y")
+    assert float(places["4"].get("y")) > float(places["1"].get("y"))
+
+
+def test_bars_of_the_classes_are_as_long_as_their_recall():
+    found = predictions(torch.tensor(LABELS), guesses(LABELS))
+    rows = metrics(found, [*NAMES, EVIL])["per_class"]  # the last one has no pictures
+    svg = parse(class_bars("Classes", rows, [*NAMES, EVIL]))
+    assert inside(svg)
+    bars = [float(bar.get("width")) for bar in svg.iter("rect") if bar.get("class") == "bar"]
+    track = float(next(bar for bar in svg.iter("rect") if bar.get("class") == "track").get("width"))
+    recalls = sorted(row["recall"] for row in rows[:-1])
+    assert bars == pytest.approx([track * recall for recall in recalls], abs=0.06)
+    assert svg.findall("text")[-1].text == "no pictures"
+
+
+def test_bars_of_reliability_are_as_high_as_the_accuracy():
+    found = predictions(torch.tensor(LABELS), guesses(LABELS))
+    before, after = reliabilities(found, 1.5)
+    svg = parse(reliability_chart("Reliability", before, after))
+    assert inside(svg)
+    bars = [bar for bar in svg.iter("rect") if bar.get("class") == "bar"]
+    known = before.counts > 0
+    full = 260 - 34 - 40
+    assert [float(bar.get("height")) / full for bar in bars] == pytest.approx(
+        before.acc[known].tolist(), abs=0.001
+    )
+    assert len(svg.findall("circle")) == int((after.counts > 0).sum())
+
+
+def test_charts_of_unknown_confidences_are_empty_but_there():
+    found = predictions(torch.tensor([0, 1]), torch.full((2, 3), math.nan))
+    svg = parse(reliability_chart("Reliability", *reliabilities(found, None)))
+    assert not [bar for bar in svg.iter("rect")]
+    assert len(svg.findall("text")) > 5
+    counts = confusion_matrix(found.labels, found.preds, 3).numpy()
+    assert len(parse(confusion_chart("Confusion", counts, "abc")).findall("g")) == 2

@@ -1,0 +1,265 @@
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+
+from cifar_core.train import optim, schedules
+from cifar_core.train.optim import Lookahead, Muon, orthogonalize
+
+RATES = {"vectors": {"lr": 0.3, "weight_decay": 0.01}, "matrices": {"lr": 0.2, "weight_decay": 0.02}}
+
+
+def by_singular_values(matrix, steps):
+    """The iteration as it acts on singular values: s -> 3.4445 s - 4.7750 s^3 + 2.0315 s^5, in float64."""
+    u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
+    s = s / s.square().sum().sqrt()
+    for _ in range(steps):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    return u @ torch.diag(s) @ vh
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def net(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4))
+
+
+def fill_gradients(model, seed):
+    rng = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=rng).to(parameter.dtype)
+
+
+SHAPES = [(8, 27), (27, 8), (16, 16), (1, 9), (9, 1)]
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_orthogonalize_is_the_polynomial_of_the_singular_values(shape, steps):
+    matrix = random(*shape) * 1e-3
+    expected = by_singular_values(matrix, steps)
+    torch.testing.assert_close(
+        orthogonalize(matrix, steps=steps, dtype=torch.float64), expected, rtol=1e-3, atol=1e-4
+    )  # the small number that guards against a zero norm is all that differs
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_orthogonalize_computes_in_bfloat16(shape):
+    """After one step: how a sum rounds is the CPU's choice, and each further step multiplies it."""
+    matrix = random(*shape)
+    expected = by_singular_values(matrix, 1)
+    fast = orthogonalize(matrix.float(), steps=1)
+    assert fast.dtype == torch.bfloat16
+    assert (fast.double() - expected).norm() < 0.1 * expected.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_five_steps_bring_singular_values_near_one(dtype):
+    singular = torch.linalg.svdvals(orthogonalize(random(32, 288), steps=5, dtype=dtype).double())
+    assert singular.min() > 0.6
+    assert singular.max() < 1.3
+
+
+def test_orthogonalize_of_zero_is_zero():
+    assert not orthogonalize(torch.zeros(4, 9), steps=3).any()
+
+
+def test_filters_follow_the_recipe_step_by_step(monkeypatch):
+    monkeypatch.setattr(optim, "orthogonalize", partial(orthogonalize, dtype=torch.float64))
+    model = net().double()
+    optimizer = Muon(model.named_parameters(), lr=0.24, momentum=0.6, weight_decay=0.1, **RATES)
+    weight = model[0].weight.detach().clone().flatten(1)
+    buffer = torch.zeros_like(weight)
+    for step in range(3):
+        fill_gradients(model, step)
+        gradient = model[0].weight.grad.flatten(1)
+        optimizer.step()
+        buffer = 0.6 * buffer + gradient
+        weight = weight * (8**0.5 / weight.norm()) * (1 - 0.24 * 0.1)
+        weight = weight - 0.24 * by_singular_values(gradient + 0.6 * buffer, 3)
+        torch.testing.assert_close(model[0].weight.detach().flatten(1), weight, rtol=0, atol=1e-6)
+
+
+def test_vectors_and_matrices_follow_nesterov_sgd():
+    model = net()
+    twin = copy.deepcopy(model)
+    optimizer = Muon(model.named_parameters(), sgd_momentum=0.85, **RATES)
+    groups = [
+        {"params": [twin[0].bias, *twin[1].parameters(), twin[4].bias], **RATES["vectors"]},
+        {"params": [twin[4].weight], **RATES["matrices"]},
+    ]
+    reference = SGD(groups, lr=1.0, momentum=0.85, nesterov=True)
+    for step in range(4):
+        fill_gradients(model, step)
+        fill_gradients(twin, step)
+        optimizer.step()
+        reference.step()
+    for (name, parameter), other in zip(model.named_parameters(), twin.parameters(), strict=True):
+        if name == "0.weight":
+            assert not torch.equal(parameter, other)
+        else:
+            torch.testing.assert_close(parameter, other)
+
+
+def test_a_filter_step_does_not_depend_on_the_scale_of_the_loss():
+    small, large = net(), net()
+    for model, scale in ((small, 1.0), (large, 1024.0)):
+        optimizer = Muon(model.named_parameters(), **RATES)
+        fill_gradients(model, 0)
+        for parameter in model.parameters():
+            parameter.grad *= scale
+        optimizer.step()
+    torch.testing.assert_close(small[0].weight, large[0].weight)
+
+
+def test_parameters_without_gradient_stay():
+    model = net()
+    optimizer = Muon(model.named_parameters(), **RATES)
+    before = copy.deepcopy(model.state_dict())
+    optimizer.step()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("options", "law"),
+    [
+        ({"lr": -1.0}, "lr must be a number at least 0, got -1.0"),
+        ({"momentum": 1.0}, r"momentum must be a number in \[0, 1\), got 1.0"),
+        ({"ns_steps": 0}, "ns_steps must be a whole number from 1, got 0"),
+        ({"ns_steps": 2.5}, "ns_steps must be a whole number from 1, got 2.5"),
+        (
+            {"vectors": {"lr": 0.1, "decay": 0.0}},
+            "vectors must have lr and weight_decay and nothing else, got .*decay",
+        ),
+        ({"vectors": 3}, "vectors must have lr and weight_decay and nothing else, got 3"),
+        (
+            {"matrices": {"lr": "abc", "weight_decay": 0.0}},
+            "matrices.lr must be a number at least 0, got 'abc'",
+        ),
+        ({"matrices": {}}, "matrices must have lr and weight_decay and nothing else, got {}"),
+        (
+            {"matrices": {"lr": 0.1, "weight_decay": -1.0}},
+            "matrices.weight_decay must be a number at least 0, got -1.0",
+        ),
+    ],
+)
+def test_muon_refuses(options, law):
+    with pytest.raises(ValueError, match=law):
+        Muon(net().named_parameters(), **(RATES | options))
+
+
+def test_muon_makes_its_own_groups():
+    with pytest.raises(ValueError, match="muon makes its own groups"):
+        Muon([{"params": list(net().named_parameters())}], **RATES)
+
+
+def test_a_position_embedding_is_no_filter():
+    model = net()
+    model.place = nn.Parameter(torch.full((1, 4, 6), 0.5))
+    optimizer = Muon(model.named_parameters(), **RATES)
+    optimizer.step()  # without gradients
+    model.place.grad = torch.zeros(1, 4, 6)
+    optimizer.step()
+    torch.testing.assert_close(model.place.detach(), torch.full((1, 4, 6), 0.5), rtol=0.01, atol=0)
+
+
+def test_filters_of_zeros_stay_finite():
+    model = net()
+    nn.init.zeros_(model[0].weight)
+    optimizer = Muon(model.named_parameters(), **RATES)
+    fill_gradients(model, 0)
+    optimizer.step()
+    assert model[0].weight.isfinite().all()
+    assert model[0].weight.any()
+
+
+def test_lookahead_takes_up_further_parameters():
+    model, more = net(), nn.Parameter(torch.ones(3))
+    optimizer = Lookahead(list(model.parameters()), lr=0.1, base=SGD, steps=1, alpha=0.5)
+    optimizer.add_param_group({"params": [more]})
+    more.grad = torch.ones(3)
+    optimizer.step()
+    torch.testing.assert_close(more.detach(), torch.full((3,), 0.95))
+
+
+def test_muon_needs_filters():
+    with pytest.raises(ValueError, match="convolution filters"):
+        Muon(nn.Linear(3, 4).named_parameters(), **RATES)
+
+
+def test_lookahead_averages_every_few_steps():
+    model, twin = net(), net()
+    optimizer = Lookahead(list(model.named_parameters()), lr=0.1, base=SGD, steps=3, alpha=0.25)
+    reference = SGD(twin.parameters(), lr=0.1)
+    slow = [parameter.detach().clone() for parameter in twin.parameters()]
+    for step in range(1, 8):
+        fill_gradients(model, step)
+        fill_gradients(twin, step)
+        optimizer.step()
+        reference.step()
+        if step % 3 == 0:
+            with torch.no_grad():
+                slow = [old + 0.25 * (new - old) for old, new in zip(slow, twin.parameters(), strict=True)]
+                for parameter, value in zip(twin.parameters(), slow, strict=True):
+                    parameter.copy_(value)
+        for parameter, other in zip(model.parameters(), twin.parameters(), strict=True):
+            torch.testing.assert_close(parameter, other)
+
+
+@pytest.mark.parametrize("options", [{"steps": 0}, {"alpha": 0.0}, {"alpha": 1.5}])
+def test_lookahead_refuses(options):
+    (key,) = options
+    with pytest.raises(ValueError, match=f"{key} must be"):
+        Lookahead(list(net().parameters()), lr=0.1, base=SGD, **options)
+
+
+def muon(model):
+    return Muon(model.named_parameters(), **RATES)
+
+
+def lookahead(model):
+    def base(params, lr):
+        return SGD(params, lr=lr, momentum=0.9)
+
+    return Lookahead(list(model.named_parameters()), lr=0.1, base=base, steps=2)
+
+
+@pytest.mark.parametrize("make", [muon, lookahead])
+def test_state_survives_a_checkpoint_and_a_schedule_acts(make, tmp_path):
+    """Five steps in one go end as do five with all state saved and loaded after the third."""
+    whole, first, second = net(), net(), net(seed=1)
+
+    def steps(model, optimizer, scheduler, numbers):
+        for number in numbers:
+            fill_gradients(model, number)
+            optimizer.step()
+            scheduler.step()
+
+    def begin(model):
+        optimizer = make(model)
+        return optimizer, schedules.cosine(optimizer, epochs=5, steps_per_epoch=1)
+
+    steps(whole, *begin(whole), range(5))
+    optimizer, scheduler = begin(first)
+    steps(first, optimizer, scheduler, range(3))
+    saved = {
+        "model": first.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+    }
+    torch.save(saved, tmp_path / "last.pt")
+    saved = torch.load(tmp_path / "last.pt", weights_only=True)
+    optimizer, scheduler = begin(second)
+    second.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    scheduler.load_state_dict(saved["scheduler"])
+    steps(second, optimizer, scheduler, range(3, 5))
+    assert optimizer.param_groups[0]["lr"] < 0.2 * optimizer.param_groups[0]["initial_lr"]
+    for parameter, other in zip(whole.parameters(), second.parameters(), strict=True):
+        assert torch.equal(parameter, other)
