@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar_core.data.split import Data, Split
+from cifar_core.history import Row
 from cifar_core.train.numerics import Numerics
 
-POLICIES = ("stop", "warn", "off")
 FEW_PICTURES = 100  # one standard error of an accuracy of 90 % is then 3 points
 PROBED = 32  # pictures that go through the network before training
 COPIES = 32  # of each picture that goes through the augmentation
@@ -28,8 +28,6 @@ NO_START = (10, 200)  # the same to end the run, once lr has stopped rising: dee
 LOWER_LR = "lower optimizer.lr, or set trainer.grad_clip=1 or scheduler.warmup_epochs"
 
 log = logging.getLogger(__name__)
-
-Row = Mapping[str, float]  # an epoch: epoch, step, lr, train/loss, train/acc, and val/* or test/*
 
 
 class GuardError(RuntimeError):
@@ -45,10 +43,10 @@ class Finding:
     stops: bool = True
 
 
-def act(findings: Sequence[Finding], *, policy: str, told: set[str]) -> None:
+def act(findings: Sequence[Finding], *, policy: str, logged: set[str]) -> None:
     """Raise GuardError with all findings that stop a run where ``policy`` is "stop", else log them.
 
-    Policy "warn" only logs, "off" does nothing. A guard that is in ``told`` from an earlier call keeps
+    Policy "warn" only logs, "off" does nothing. A guard that is in ``logged`` from an earlier call keeps
     silent; those logged now are added.
     """
     if policy == "off":
@@ -57,9 +55,9 @@ def act(findings: Sequence[Finding], *, policy: str, told: set[str]) -> None:
     if policy == "stop" and stopping:
         raise GuardError("\n".join([*stopping, "(trainer.guards=warn goes on all the same)"]))
     for finding in findings:
-        if finding.guard not in told:
+        if finding.guard not in logged:
             log.warning("%s: %s", finding.guard, finding.message)
-    told.update(finding.guard for finding in findings)
+    logged.update(finding.guard for finding in findings)
 
 
 def check_data(data: Data) -> list[Finding]:
@@ -259,28 +257,28 @@ def check_epoch(
     smoothing. ``first_bad_step`` is that of `train.EpochResult`.
     """
     row = history[-1]
-    if not (math.isfinite(row["train/loss"]) and math.isfinite(row[f"{_watched(row)}/loss"])):
+    if not (math.isfinite(row["train/loss"]) and math.isfinite(row[f"{_judged_by(row)}/loss"])):
         return [_not_finite(row, first_bad_step)]
     findings = [*_negative(row), *_exploding(history, data.num_classes), *_chance(history, data)]
     return findings + ([*_softmax_twice(history, data.num_classes)] if plain_loss else [])
 
 
-def _watched(row: Row) -> str:
+def _judged_by(row: Row) -> str:
     return next(split for split in ("val", "test", "train") if f"{split}/loss" in row)
 
 
 def _not_finite(row: Row, first_bad_step: int | None) -> Finding:
     """Tell a lost training from a step that float16 scaling skipped or an overflow in evaluation alone."""
-    watched = f"{_watched(row)}/loss"
+    loss = f"{_judged_by(row)}/loss"
     when = f"epoch {row['epoch']:.0f} at lr {row['lr']:.3g}"
     if first_bad_step is None:
         message = (
-            f"{watched} is {row[watched]} after {when}, with train/loss {row['train/loss']:.4g}: activations "
+            f"{loss} is {row[loss]} after {when}, with train/loss {row['train/loss']:.4g}: activations "
             "overflow in evaluation; lower optimizer.lr or set trainer.precision=fp32"
         )
         return Finding("not_finite", message, stops=False)
-    lost = not math.isfinite(row[watched])
-    after = f"{watched} is {row[watched]:.4g}" + ("" if lost else ", so the weights are still sound")
+    lost = not math.isfinite(row[loss])
+    after = f"{loss} is {row[loss]:.4g}" + ("" if lost else ", so the weights are still sound")
     message = (
         f"the loss became NaN or infinite in step {first_bad_step}, {when}; afterwards {after}: {LOWER_LR}"
     )
@@ -319,8 +317,8 @@ def _chance(history: Sequence[Row], data: Data) -> Iterator[Finding]:
     shares = data.train.labels.bincount().double() / len(data.train)
     guessing = torch.special.entr(shares).sum().item()
     common = shares.max().item()
-    watched = _watched(row)
-    sizes = {"train": len(data.train), watched: len(_splits(data)[watched])}
+    split = _judged_by(row)
+    sizes = {"train": len(data.train), split: len(_splits(data)[split])}
     highest = {name: common + 3 * math.sqrt(common * (1 - common) / size) for name, size in sizes.items()}
     falls = row["train/loss"] < 0.998 * recent[0]["train/loss"]
     if falls or not all(
@@ -332,7 +330,7 @@ def _chance(history: Sequence[Row], data: Data) -> Iterator[Finding]:
     yield Finding(
         "chance",
         f"after {row['epoch']:.0f} epochs and {row['step']:.0f} steps train/acc {row['train/acc']:.2%} and "
-        f"{watched}/acc {row[f'{watched}/acc']:.2%} are still at chance ({common:.2%}), train/loss "
+        f"{split}/acc {row[f'{split}/acc']:.2%} are still at chance ({common:.2%}), train/loss "
         f"{row['train/loss']:.4g} is no better than guessing ({guessing:.4g}): change optimizer.lr (now "
         f"{row['lr']:.3g}) by a factor of 10 either way, then check that labels belong to their pictures",
         stops=row["epoch"] >= NO_START[0] and row["step"] >= NO_START[1] and row["lr"] <= recent[-2]["lr"],

@@ -2,15 +2,10 @@
 
 from collections.abc import Sequence
 
-Row = dict[str, float]  # one epoch, as in metrics.csv
-
-Row = dict[str, float]  # one epoch, as in metrics.csv
+Row = dict[str, float]  # one epoch, as in metrics.csv: epoch, step, train/*, val/* or test/*, lr, ...
 
 
 def best_epoch(history: Sequence[Row]) -> int:
     """Return the epoch (from 1) of the best validation accuracy, the first of equals; else the last one."""
     accs = [row.get("val/acc", row["epoch"]) for row in history]
     return accs.index(max(accs)) + 1
-
-
-Row = dict[str, float]  # one epoch, as in metrics.csv

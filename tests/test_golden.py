@@ -109,7 +109,7 @@ class Net(nn.Module):
 
 
 def begun(cfg: DictConfig, data: Data) -> TrainState:
-    trainer = settings(cfg)["trainer"]
+    trainer = settings(cfg).trainer
     where = numerics(trainer)
     model = where.place(Net(data.num_classes))
     optimizer = build.optimizer(cfg, model.named_parameters())
@@ -144,7 +144,7 @@ class Spy:
 
 def epochs(cfg: DictConfig, data: Data, spy: Spy) -> Iterator[list[dict[str, Tensor]]]:
     """Train and yield each epoch's batches."""
-    for _ in train(begun(cfg, data), data, spy.augment, settings(cfg)["trainer"], mix=spy.mix):
+    for _ in train(begun(cfg, data), data, spy.augment, settings(cfg).trainer, mix=spy.mix):
         yield spy.batches
         spy.batches = []
 
@@ -154,7 +154,7 @@ def joined(batches: list[dict[str, Tensor]], name: str) -> Tensor:
 
 
 def splits(*overrides: str) -> dict[str, Any]:
-    data = load_data(settings(compose([*overrides]))["data"])
+    data = load_data(settings(compose([*overrides])).data)
     facts = {
         name: {
             "rows": digest(np.stack([part.index, part.labels])),
@@ -252,7 +252,7 @@ def losses(*overrides: str) -> dict[str, Any]:
     data = Data("made", ("a", "b", "c", "d"), train_set, val, val, mean, std, "0")
     state = begun(cfg, data)
     augment, mix = build.augment(cfg), build.mix(cfg, num_classes=4)
-    results = list(train(state, data, augment, settings(cfg)["trainer"], mix=mix))
+    results = list(train(state, data, augment, settings(cfg).trainer, mix=mix))
     facts = {f"epoch {r.epoch}": {**r.metrics, "lr": r.lr, "step": r.step} for r in results}
     size = sum(values.double().abs().sum().item() for values in state.best_model.state_dict().values())
     return {**facts, "weights": size}

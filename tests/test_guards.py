@@ -526,27 +526,27 @@ FINDINGS = [
 
 def test_stop_names_every_cause():
     with pytest.raises(guards.GuardError) as error:
-        guards.act(FINDINGS, policy="stop", told=set())
+        guards.act(FINDINGS, policy="stop", logged=set())
     assert str(error.value).splitlines()[:2] == ["first: one", "third: three"]
     assert "two" not in str(error.value)
 
 
 def test_warn_tells_each_guard_once(caplog):
-    told = set()
+    logged = set()
     for _ in range(2):
-        guards.act([*FINDINGS, guards.Finding("first", "again")], policy="warn", told=told)
+        guards.act([*FINDINGS, guards.Finding("first", "again")], policy="warn", logged=logged)
     lines = ["first: one", "second: two", "third: three", "first: again"]
     assert [record.getMessage() for record in caplog.records] == lines
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 
 def test_notes_never_stop(caplog):
-    guards.act(FINDINGS[1:2], policy="stop", told=set())
+    guards.act(FINDINGS[1:2], policy="stop", logged=set())
     assert [record.getMessage() for record in caplog.records] == ["second: two"]
 
 
 def test_off_is_silent(caplog):
-    guards.act(FINDINGS, policy="off", told=set())
+    guards.act(FINDINGS, policy="off", logged=set())
     assert caplog.records == []
 
 
@@ -599,7 +599,7 @@ def test_healthy(name):
 
 @pytest.fixture(scope="module")
 def digits() -> Data:
-    return load_data(groups(compose(["data=digits"]))["data"])
+    return load_data(groups(compose(["data=digits"])).data)
 
 
 def test_digits_are_healthy(digits):

@@ -121,7 +121,9 @@ class BatchedPipeline:
         placed = [align(static, self._draws(events)) for events in draws]
         visits = []
         for position, visit in enumerate(static):
-            recorded = {row: found[position] for row, found in enumerate(placed) if position in found}
+            recorded = {
+                row: by_visit[position] for row, by_visit in enumerate(placed) if position in by_visit
+            }
             active = torch.tensor([row in recorded for row in range(len(images))])
             visits.append(replace(visit, active=active, recorded=recorded))
         return _run(images, visits)
@@ -167,8 +169,8 @@ def _run(images: Tensor, visits: Iterable[Visit]) -> Tensor:
     for visit in visits:
         parts = _merged([new for part in parts for new in _visited(part, visit)])
     if len(parts) > 1:
-        found = ", ".join(str(tuple(part.images.shape[-2:])) for part in parts)
-        raise ValueError(f"a recipe must leave pictures of one size, got {found}")
+        sizes = ", ".join(str(tuple(part.images.shape[-2:])) for part in parts)
+        raise ValueError(f"a recipe must leave pictures of one size, got {sizes}")
     return _in_order(parts[0]).contiguous()
 
 

@@ -1,6 +1,5 @@
 """Decoded pictures on disk: written once, whole or not at all, then memory-mapped."""
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from cifar_core.files import lock
 
 FORMAT = 1  # raise it when the files or the way pictures are decoded change
 
@@ -57,14 +58,13 @@ def fingerprint(decoded: Decoded) -> str:
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path) -> Iterator[None]:
     """Keep other processes out of `folder` meanwhile; the kernel frees the lock even of a killed holder."""
     with open(folder / ".lock", "ab") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("waiting for another process that writes to %s", folder)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            if not lock(file):
+                log.info("waiting for another process that writes to %s", folder)
+                lock(file, wait=True)
         except OSError as error:  # some network file systems have none
             log.warning(
                 "no file lock in %s (%s): processes that start together may repeat work", folder, error
@@ -88,14 +88,14 @@ def cached(
     """
     name = f"{source}-{image_size}-{_hash([str(root.resolve())])}"
     target = folder / f"{name}-{_hash(str(tuple(file)) for file in files)}-v{FORMAT}"
-    found = _read(target)
-    if found is not None:
-        return found
+    ready = _read(target)
+    if ready is not None:
+        return ready
     _check_writable(folder)
-    with lock(folder):
-        found = _read(target)
-        if found is not None:
-            return found
+    with alone_in(folder):
+        ready = _read(target)
+        if ready is not None:
+            return ready
         shutil.rmtree(target, ignore_errors=True)  # damaged, or it would have been read
         decoded = decode()
         stamp = fingerprint(decoded)

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from tqdm import tqdm
 
-from cifar_core.data.cache import Decoded, FileStamp, Pictures, lock
+from cifar_core.data.cache import Decoded, FileStamp, Pictures, alone_in
 
 ANSWER_SECONDS = 3.5  # for a mirror to answer, name lookup included; with three mirrors 10.5 s in all
 STALL_SECONDS = 15  # without a byte
@@ -223,7 +223,7 @@ def fetch(archive: Archive, path: Path) -> str:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with lock(path.parent):
+        with alone_in(path.parent):
             return "" if path.exists() else _fetch(archive, path)
     except OSError as error:
         reason = error.strerror or error

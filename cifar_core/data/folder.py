@@ -80,15 +80,15 @@ def _classes(split: Path) -> list[str]:
 
 
 def _list_split(split: Path, classes: list[str], root: Path) -> Listing:
-    found = [sorted(_pictures(split / c, (split / c).relative_to(root).as_posix() + "/")) for c in classes]
-    empty = [name for name, files in zip(classes, found, strict=True) if not files]
+    listed = [sorted(_pictures(split / c, (split / c).relative_to(root).as_posix() + "/")) for c in classes]
+    empty = [name for name, files in zip(classes, listed, strict=True) if not files]
     if len(empty) == len(classes):
         raise FileNotFoundError(f"{split} holds no pictures ({' '.join(SUFFIXES)}) in its class folders")
     if empty:
         raise ValueError(f"every class folder of {split} must hold pictures, got empty ones: {empty}")
     return Listing(
-        files=[file for files in found for file in files],
-        labels=[label for label, files in enumerate(found) for _ in files],
+        files=[file for files in listed for file in files],
+        labels=[label for label, files in enumerate(listed) for _ in files],
     )
 
 

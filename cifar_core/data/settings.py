@@ -1,10 +1,26 @@
 """Which pictures, how they are split and how they are normalised."""
 
-from dataclasses import dataclass
+import copy
+import os
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
 
 from cifar_core.laws import law, one_of
 
 SOURCES = ("cifar10", "cifar100", "folder", "digits")
+
+SUITED: dict[str, dict[str, Any]] = {  # where a source differs from the defaults, which are CIFAR-10's
+    "cifar100": {"mean": [129.3, 124.1, 112.4], "std": [68.2, 65.4, 70.4]},
+    "folder": {"root": "", "download": False, "val_size": 0.1, "test_size": 0.2},
+    "digits": {
+        "download": False,
+        "mean": [77.9, 77.9, 77.9],
+        "std": [82.5, 82.5, 82.5],
+        "val_size": 0.1,
+        "test_size": 0.2,
+    },
+}
 
 
 def _share_or_count(key: str, got: float) -> None:
@@ -12,23 +28,59 @@ def _share_or_count(key: str, got: float) -> None:
     law(got >= 0 and (got < 1 or whole), key, "0, a share below 1, or a whole number of pictures", got)
 
 
-@dataclass
+@dataclass(init=False, kw_only=True)
 class DataSettings:
-    """Which pictures, how they are split and how they are normalised."""
+    """Which pictures, how they are split and how they are normalised.
 
-    source: str  # one of SOURCES
-    root: str  # folder of the archive (cifar10, cifar100) or of train/ and test/ (folder)
-    cache: str  # folder for decoded pictures
-    download: bool  # fetch what is missing from the network
-    image_size: int  # pixels a side; other sizes are resized once
-    mean: list[float]  # per channel, 0-255
-    std: list[float]  # per channel, 0-255
-    val_size: float  # split off the training set; below 1 a share, else a number of pictures; 0 = none
-    test_size: float  # the same, for sources that come without a test set
-    split_seed: int  # the splits' own seed, apart from the run's
+    What is not given is as in conf/data/<source>.yaml; a folder's ``root`` must be given.
+    """
 
-    def __post_init__(self) -> None:
-        one_of("data.source", SOURCES, self.source)
+    source: str = "cifar10"  # one of SOURCES
+    # Folder of the archive (cifar10, cifar100) or of train/ and test/ (folder). Here without a default, so
+    # that a configuration of data=folder which lacks it is refused.
+    root: str
+    # folder for decoded pictures
+    cache: str = field(default_factory=lambda: os.environ.get("CIFAR_CACHE", "~/.cache/cifar/decoded"))
+    download: bool = True  # fetch what is missing from the network
+    image_size: int = 32  # pixels a side; other sizes are resized once
+    mean: list[float] = field(default_factory=lambda: [125.3, 123.0, 113.9])  # per channel, 0-255
+    std: list[float] = field(default_factory=lambda: [63.0, 62.1, 66.7])  # per channel, 0-255
+    val_size: float = 5000  # split off the training set; below 1 a share, else a number of pictures; 0 = none
+    test_size: float = 0  # the same, for sources that come without a test set
+    split_seed: int = 0  # the splits' own seed, apart from the run's
+
+    def __init__(
+        self,
+        source: str = "cifar10",
+        *,
+        root: str | None = None,
+        cache: str | None = None,
+        download: bool | None = None,
+        image_size: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        val_size: float | None = None,
+        test_size: float | None = None,
+        split_seed: int | None = None,
+    ) -> None:
+        one_of("data.source", SOURCES, source)
+        self.source = source
+        given: dict[str, Any] = {
+            "root": root,
+            "cache": cache,
+            "download": download,
+            "image_size": image_size,
+            "mean": mean,
+            "std": std,
+            "val_size": val_size,
+            "test_size": test_size,
+            "split_seed": split_seed,
+        }
+        for name, suited in _defaults(source).items():
+            setattr(self, name, suited if given[name] is None else given[name])
+        self._check()
+
+    def _check(self) -> None:
         law(bool(self.root), "data.root", "a folder", self.root)
         law(bool(self.cache), "data.cache", "a folder", self.cache)
         law(self.image_size >= 8, "data.image_size", "at least 8", self.image_size)
@@ -39,3 +91,11 @@ class DataSettings:
         _share_or_count("data.val_size", self.val_size)
         _share_or_count("data.test_size", self.test_size)
         law(self.split_seed >= 0, "data.split_seed", "at least 0", self.split_seed)
+
+
+def _defaults(source: str) -> dict[str, Any]:
+    """Return what a source's settings are where they are not given."""
+    values: dict[str, Any] = {"root": os.environ.get("CIFAR_ROOT", "~/.cache/cifar")}
+    for key in fields(DataSettings)[2:]:
+        values[key.name] = key.default if key.default_factory is MISSING else key.default_factory()
+    return values | copy.deepcopy(SUITED.get(source, {}))

@@ -42,8 +42,8 @@ def load_data(settings: DataSettings) -> Data:
         train=_split(decoded.train, own[train]),
         val=_split(decoded.train, own[val]),
         test=_split(decoded.train, rest) if test is None else _split(test, np.arange(len(test.labels))),
-        mean=_triple(settings.mean),
-        std=_triple(settings.std),
+        mean=triple(settings.mean),
+        std=triple(settings.std),
         fingerprint=stamp,
     )
 
@@ -74,8 +74,8 @@ def _cifar(settings: DataSettings) -> tuple[Decoded, str]:
 
 def _folder(settings: DataSettings) -> tuple[Decoded, str]:
     root = Path(settings.root).expanduser()
-    found = folder.scan(root)
-    if found.test is None:
+    listed = folder.scan(root)
+    if listed.test is None:
         amount = f"{settings.test_size:.0%}" if settings.test_size < 1 else f"{settings.test_size:g}"
         log.info("no test folder in %s: %s of the pictures split off as test set", root, amount)
     return cached(
@@ -83,8 +83,8 @@ def _folder(settings: DataSettings) -> tuple[Decoded, str]:
         settings.source,
         root,
         settings.image_size,
-        found.files,
-        lambda: folder.decode(found, settings.image_size),
+        listed.files,
+        lambda: folder.decode(listed, settings.image_size),
     )
 
 
@@ -127,6 +127,7 @@ def _resized(pictures: Pictures, image_size: int) -> Pictures:
     return replace(pictures, images=resize(pictures.images, image_size))
 
 
-def _triple(values: Sequence[float]) -> tuple[float, float, float]:
+def triple(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return one number a channel, red, green, blue."""
     red, green, blue = map(float, values)
     return red, green, blue

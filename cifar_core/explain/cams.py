@@ -58,13 +58,13 @@ def cams(
     layer: nn.Module,
     data: Data,
     part: Split,
-    found: Predictions,
+    predictions: Predictions,
     rows: Tensor,
     *,
     method: str = "gradcam",
 ) -> Cams:
     """Compute the maps of the pictures `rows` (M,) of a split for all TARGETS, from one forward pass each."""
-    batches = [_batch(model, layer, data, part, found, some, method) for some in rows.split(BATCH_SIZE)]
+    batches = [_batch(model, layer, data, part, predictions, some, method) for some in rows.split(BATCH_SIZE)]
     grids, agree = zip(*batches, strict=True)
     return Cams(rows, torch.cat(grids, dim=1), torch.cat(agree))
 
@@ -87,18 +87,18 @@ def _batch(
     layer: nn.Module,
     data: Data,
     part: Split,
-    found: Predictions,
+    predictions: Predictions,
     rows: Tensor,
     method: str,
 ) -> tuple[Tensor, Tensor]:
     device = next(model.parameters()).device
     images = data.normalize(part.images[rows].to(device))
-    targets = [of[rows].to(device) for of in (found.preds, found.labels, found.runners_up)]
+    targets = [of[rows].to(device) for of in (predictions.preds, predictions.labels, predictions.runners_up)]
     activations, gradients, logits = layer_gradients(model, layer, images, targets)
-    right = found.hits[rows].to(device)[:, None, None, None]
+    right = predictions.hits[rows].to(device)[:, None, None, None]
     rival = torch.where(right, gradients[2], gradients[1])
     maps = [cam_grid(activations, of, method=method) for of in (*gradients, gradients[0] - rival)]
-    return torch.stack(maps).cpu(), logits.argmax(1).cpu() == found.preds[rows]
+    return torch.stack(maps).cpu(), logits.argmax(1).cpu() == predictions.preds[rows]
 
 
 def _grids(model: nn.Module, image_size: int) -> dict[str, tuple[int, int]]:

@@ -125,8 +125,8 @@ def _forward_from_leaf(model: nn.Module, layer: nn.Module, images: Tensor) -> tu
 def _logit_gradient(logits: Tensor, target: Tensor, leaf: Tensor) -> Tensor:
     num_classes = logits.shape[1]
     if target.numel() and (target.min() < 0 or target.max() >= num_classes):
-        found = f"{target.min().item()} to {target.max().item()}"
-        raise ValueError(f"targets must lie between 0 and {num_classes - 1}, got {found}")
+        got = f"{target.min().item()} to {target.max().item()}"
+        raise ValueError(f"targets must lie between 0 and {num_classes - 1}, got {got}")
     # Pictures do not mix in eval mode: one backward pass of the summed logits serves all of them.
     chosen = F.one_hot(target.long(), num_classes).to(logits.dtype)
     gradient = None

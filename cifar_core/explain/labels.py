@@ -23,36 +23,36 @@ class LabelIssues:
     estimated: float | None  # label errors in the whole split, by the calibrated joint; None without a count
 
 
-def label_quality(found: Predictions) -> Tensor:
+def label_quality(predictions: Predictions) -> Tensor:
     """Return (p(label) - largest other probability + 1) / 2 a picture, float64 (N,): 0 is suspicious."""
-    given = pick(found.probs, found.labels)
-    if found.probs.shape[1] == 1:
+    given = pick(predictions.probs, predictions.labels)
+    if predictions.probs.shape[1] == 1:
         return (given + 1) / 2
-    others = found.probs.scatter(1, found.labels[:, None], -1)
+    others = predictions.probs.scatter(1, predictions.labels[:, None], -1)
     return (given - others.amax(1) + 1) / 2
 
 
-def label_issues(found: Predictions) -> LabelIssues:
+def label_issues(predictions: Predictions) -> LabelIssues:
     """Find pictures that the confident joint counts under another class than their label.
 
     A picture counts as the likeliest class among those whose probability reaches that class's threshold.
     As in cleanlab, a picture that the model predicts as labelled is no candidate. Pictures with NaN count
     nowhere. Ranked by `label_quality`, the lowest first.
     """
-    thresholds = _thresholds(found)
-    reached = found.probs >= thresholds  # False where either is NaN
+    thresholds = _thresholds(predictions)
+    reached = predictions.probs >= thresholds  # False where either is NaN
     counted = reached.any(1)
-    guess = found.probs.where(reached, -1).argmax(1)
-    rows = (counted & (guess != found.labels) & ~found.hits).nonzero()[:, 0]
-    rows = rows[label_quality(found)[rows].argsort(stable=True)]
-    return LabelIssues(rows, guess[rows], thresholds, _estimated(found.labels, guess, counted))
+    guess = predictions.probs.where(reached, -1).argmax(1)
+    rows = (counted & (guess != predictions.labels) & ~predictions.hits).nonzero()[:, 0]
+    rows = rows[label_quality(predictions)[rows].argsort(stable=True)]
+    return LabelIssues(rows, guess[rows], thresholds, _estimated(predictions.labels, guess, counted))
 
 
-def _thresholds(found: Predictions) -> Tensor:
-    num_classes = found.probs.shape[1]
-    given = pick(found.probs, found.labels)
+def _thresholds(predictions: Predictions) -> Tensor:
+    num_classes = predictions.probs.shape[1]
+    given = pick(predictions.probs, predictions.labels)
     known = given.isfinite()
-    labels = found.labels[known]
+    labels = predictions.labels[known]
     sums = torch.bincount(labels, weights=given[known], minlength=num_classes)
     return sums / torch.bincount(labels, minlength=num_classes)
 

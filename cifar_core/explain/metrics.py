@@ -25,9 +25,9 @@ def confusion_matrix(labels: Tensor, preds: Tensor, num_classes: int) -> Tensor:
     return counts.reshape(num_classes, num_classes)
 
 
-def top_k_accuracy(found: Predictions, k: int) -> float:
+def top_k_accuracy(predictions: Predictions, k: int) -> float:
     """Share of pictures whose label is among the `k` likeliest classes."""
-    return _top_k_hits(found, k).double().mean().item()
+    return _top_k_hits(predictions, k).double().mean().item()
 
 
 def bootstrap_interval(hits: int, total: int) -> Interval:
@@ -48,7 +48,7 @@ def wilson_interval(hits: int, total: int) -> Interval:
     return [max(0.0, middle - half), min(1.0, middle + half)]
 
 
-def metrics(found: Predictions, classes: Sequence[str]) -> dict[str, Any]:
+def metrics(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
     """Summarize a split in values that strict JSON can hold: what is not finite becomes None.
 
     Accuracies, precision, recall and F1 lie in [0, 1]; `nll` is the mean cross-entropy (nats), which the run
@@ -58,13 +58,13 @@ def metrics(found: Predictions, classes: Sequence[str]) -> dict[str, Any]:
     `checks` compares figures that must agree; `balanced` says whether all classes have the same support:
     only then is the plain mean of their recalls the overall accuracy.
     """
-    counts = confusion_matrix(found.labels, found.preds, len(classes))
-    total, hits = len(found.labels), int(found.hits.sum())
-    top5 = int(_top_k_hits(found, min(5, len(classes))).sum())
+    counts = confusion_matrix(predictions.labels, predictions.preds, len(classes))
+    total, hits = len(predictions.labels), int(predictions.hits.sum())
+    top5 = int(_top_k_hits(predictions, min(5, len(classes))).sum())
     per_class = _per_class(counts, classes)
     f1 = [row["f1"] for row in per_class if row["f1"] is not None]
-    half = Z * found.losses.std(correction=0).item() / math.sqrt(total)
-    loss = found.losses.mean().item()
+    half = Z * predictions.losses.std(correction=0).item() / math.sqrt(total)
+    loss = predictions.losses.mean().item()
     return {
         "pictures": total,
         "errors": total - hits,
@@ -75,28 +75,28 @@ def metrics(found: Predictions, classes: Sequence[str]) -> dict[str, Any]:
         "top5_acc": top5 / total,
         "top5_acc_interval": bootstrap_interval(top5, total),
         "macro_f1": math.fsum(f1) / len(f1),
-        **probability_scores(found),
+        **probability_scores(predictions),
         "nll_interval": [loss - half, loss + half] if math.isfinite(half) else None,
         "ece_bins": BINS,
-        "non_finite": int((~found.logits.isfinite().all(1)).sum()),
-        "at_confidence": [_at_confidence(found, least) for least in CONFIDENCES],
+        "non_finite": int((~predictions.logits.isfinite().all(1)).sum()),
+        "at_confidence": [_at_confidence(predictions, least) for least in CONFIDENCES],
         "confused_pairs": confused_pairs(counts, classes),
         "checks": _checks(counts, per_class, hits),
         "per_class": per_class,
     }
 
 
-def probability_scores(found: Predictions) -> dict[str, float | None]:
+def probability_scores(predictions: Predictions) -> dict[str, float | None]:
     """Return the scores that depend on the probabilities: nll, brier, ece; None where not finite."""
     scores = {
-        "nll": found.losses.mean().item(),
-        "brier": brier_score(found),
-        "ece": calibration_error(found),
+        "nll": predictions.losses.mean().item(),
+        "brier": brier_score(predictions),
+        "ece": calibration_error(predictions),
     }
     return {name: finite(value) for name, value in scores.items()}
 
 
-def temperature_scores(found: Predictions, temperature: float | None, fitted_on: str) -> dict[str, Any]:
+def temperature_scores(predictions: Predictions, temperature: float | None, fitted_on: str) -> dict[str, Any]:
     """Return `probability_scores` after scaling by a temperature that was fitted on the split `fitted_on`.
 
     `at_limit` says that the fit ran into the end of its range, as where every picture it saw is right.
@@ -104,7 +104,7 @@ def temperature_scores(found: Predictions, temperature: float | None, fitted_on:
     if temperature is None:
         return {"temperature": None, "reason": f"not scaled: {fitted_on}"}
     at_limit = not 1.001 / HOTTEST < temperature < 0.999 * HOTTEST
-    scores = probability_scores(cooled(found, temperature))
+    scores = probability_scores(cooled(predictions, temperature))
     return {"temperature": temperature, "fitted_on": fitted_on, "at_limit": at_limit, **scores}
 
 
@@ -131,8 +131,8 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _top_k_hits(found: Predictions, k: int) -> Tensor:
-    return (found.ranking[:, :k] == found.labels[:, None]).any(1)
+def _top_k_hits(predictions: Predictions, k: int) -> Tensor:
+    return (predictions.ranking[:, :k] == predictions.labels[:, None]).any(1)
 
 
 def _per_class(counts: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -152,10 +152,10 @@ def _per_class(counts: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _at_confidence(found: Predictions, least: float) -> dict[str, Any]:
-    chosen = found.hits[found.confidence >= least]
+def _at_confidence(predictions: Predictions, least: float) -> dict[str, Any]:
+    chosen = predictions.hits[predictions.confidence >= least]
     acc = chosen.double().mean().item() if len(chosen) else None
-    share = len(chosen) / len(found.hits)
+    share = len(chosen) / len(predictions.hits)
     return {"confidence": least, "acc": acc, "pictures": len(chosen), "share": share}
 
 

@@ -17,6 +17,19 @@ class Predictions:
     labels: Tensor  # int64 (N,)
     logits: Tensor  # float32 (N, K)
 
+    @classmethod
+    def of(cls, labels: Tensor, logits: Tensor) -> "Predictions":
+        """Bring labels (N,) and logits (N, K) of any device and float type to the CPU.
+
+        Raises ValueError for other shapes, and where there is no picture.
+        """
+        if logits.ndim != 2 or len(labels) != len(logits) or not logits.numel():
+            shapes = f"{tuple(logits.shape)} for {len(labels)} labels"
+            raise ValueError(
+                f"logits must hold a row for each picture and a column for each class, got {shapes}"
+            )
+        return cls(labels.cpu(), logits.detach().to("cpu", torch.float32))
+
     @cached_property
     def log_probs(self) -> Tensor:
         """Log-probabilities, float64 (N, K): confidences near 1 stay distinct."""
@@ -66,17 +79,6 @@ class Predictions:
         """Rows of the right predictions, the least confident first; NaN confidences last."""
         rows = self.hits.nonzero()[:, 0]
         return rows[self.confidence[rows].argsort(stable=True)]
-
-
-def predictions(labels: Tensor, logits: Tensor) -> Predictions:
-    """Bring labels (N,) and logits (N, K) of any device and float type to the CPU as `Predictions`.
-
-    Raises ValueError for other shapes, and where there is no picture.
-    """
-    if logits.ndim != 2 or len(labels) != len(logits) or not logits.numel():
-        shapes = f"{tuple(logits.shape)} for {len(labels)} labels"
-        raise ValueError(f"logits must hold a row for each picture and a column for each class, got {shapes}")
-    return Predictions(labels.cpu(), logits.detach().to("cpu", torch.float32))
 
 
 def pick(values: Tensor, classes: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ from cifar_core.explain.calibration import fit_temperature, reliabilities
 from cifar_core.explain.cams import Cams, cam_module, cams, evidence
 from cifar_core.explain.labels import LabelIssues, label_issues, label_quality
 from cifar_core.explain.metrics import metrics, temperature_scores
-from cifar_core.explain.predictions import Predictions, predictions
+from cifar_core.explain.predictions import Predictions
 from cifar_core.explain.summary import summarize
+from cifar_core.history import Row
 from cifar_core.report import sheets, tables
 from cifar_core.report.content import Augmented, Content
 from cifar_core.report.lettering import printable_names
@@ -36,9 +37,9 @@ def analyse(
     logits: Tensor,
     *,
     settings: AnalysisSettings,
-    cam_layer: str,
+    cam_layer: str = "",
     augment: Augment,
-    history: list[dict[str, float]],
+    history: Sequence[Row] = (),
     out_dir: Path,
     val_logits: Tensor | None = None,
     facts: Mapping[str, Any] | None = None,
@@ -46,41 +47,38 @@ def analyse(
     """Write what a run with its best weights explains about itself to `out_dir`; return its metrics.
 
     `logits` (N, K) are the model's for `data.test` or `data.val`, named by `split`; `val_logits` those for
-    `data.val`, on which the temperature is fitted. `history` has a dict an epoch: epoch, train/loss,
-    train/acc, the same for val or test, lr. `facts` are told in the report as far as they are there: name,
-    command, environment, config, differences {dotted key: [default, value]}, seconds {train: ...}, protocol,
-    expected {test_acc in [0, 1], source}.
-    Level light draws no plots and imports no matplotlib; level none does nothing and returns {}.
+    `data.val`, on which the temperature is fitted. `history` has a row an epoch: epoch, train/loss,
+    train/acc, the same for val or test, lr. `facts`, those of `Content`, are told as far as they
+    are there. Level light draws no plots and imports no matplotlib; level none does nothing and returns {}.
     Raises ValueError where `settings.layer`, or else `cam_layer`, is no module with a grid.
     """
     if settings.level == "none":
         return {}
     lap = _stopwatch()
     part: Split = getattr(data, split).to("cpu")
-    found = predictions(part.labels, logits)
+    predictions = Predictions.of(part.labels, logits)
     layer = cam_module(model, settings.layer or cam_layer, data.image_size)
-    quality, issues = label_quality(found), label_issues(found)
-    summary = _summary(found, data, split, val_logits, issues)
-    _write_tables(out_dir, found, quality, issues, part, data.classes)
+    quality, issues = label_quality(predictions), label_issues(predictions)
+    summary = _summary(predictions, data, split, val_logits, issues)
+    _write_tables(out_dir, predictions, quality, issues, part, data.classes)
     seconds = summary["seconds"] = {"numbers": lap()}
     (out_dir / "model.txt").write_text(summarize(model, data.image_size) + "\n", encoding="utf-8")
     seconds["model"] = lap()
 
-    errors = shown_errors(found, REPORTED * settings.sheet_size, settings.sheet_size)
-    rows = torch.cat([errors, found.unsure_hits()[: settings.sheet_size]])
-    maps = cams(model, layer, data, part, found, rows, method=settings.method)
-    _tell_maps(out_dir, summary, maps, found, part, _name(model, layer), settings.method)
+    rows, errors = _shown_rows(predictions, settings.sheet_size)
+    maps = cams(model, layer, data, part, predictions, rows, method=settings.method)
+    _tell_maps(out_dir, summary, maps, predictions, part, _name(model, layer), settings.method)
     seconds["maps"] = lap()
 
     content = Content(
-        found=found,
+        predictions=predictions,
         part=part,
         classes=data.classes,
         summary=summary,
         quality=quality,
         issues=issues,
-        errors=maps[: len(errors)],
-        hits=maps[len(errors) :],
+        errors=maps[:errors],
+        hits=maps[errors:],
         sheet_size=settings.sheet_size,
         augmented=_augmented(data, augment),
         history=history,
@@ -94,16 +92,22 @@ def analyse(
     return summary
 
 
-def shown_errors(found: Predictions, limit: int, surest: int) -> Tensor:
+def _shown_rows(predictions: Predictions, sheet_size: int) -> tuple[Tensor, int]:
+    """Return the pictures to show, int64 (M,), errors first, and how many errors they are."""
+    errors = shown_errors(predictions, REPORTED * sheet_size, sheet_size)
+    return torch.cat([errors, predictions.unsure_hits()[:sheet_size]]), len(errors)
+
+
+def shown_errors(predictions: Predictions, limit: int, surest: int) -> Tensor:
     """Choose at most `limit` errors for the gallery, int64 (M,), the most confident first.
 
     The `surest` most confident ones and half of the limit come by confidence alone; then every pair of true
     and predicted class has its turn, its most confident error first, so that rare confusions are seen too.
     """
-    errors = found.errors()
+    errors = predictions.errors()
     by_confidence = max(surest, limit // 2)
     first, rest = errors[:by_confidence], errors[by_confidence:]
-    pairs = found.labels[rest] * found.logits.shape[1] + found.preds[rest]
+    pairs = predictions.labels[rest] * predictions.logits.shape[1] + predictions.preds[rest]
     order = pairs.argsort(stable=True)
     _, sizes = pairs[order].unique_consecutive(return_counts=True)
     starts = sizes.cumsum(0) - sizes
@@ -126,22 +130,24 @@ def _stopwatch() -> Callable[[], float]:
 
 
 def _summary(
-    found: Predictions, data: Data, split: str, val_logits: Tensor | None, issues: LabelIssues
+    predictions: Predictions, data: Data, split: str, val_logits: Tensor | None, issues: LabelIssues
 ) -> dict[str, Any]:
-    summary = {"split": split, **metrics(found, data.classes), "label_issues": _issue_counts(issues)}
-    return summary | {"temperature_scaling": _temperature_scaling(found, data, split, val_logits)}
+    summary = {"split": split, **metrics(predictions, data.classes), "label_issues": _issue_counts(issues)}
+    return summary | {"temperature_scaling": _temperature_scaling(predictions, data, split, val_logits)}
 
 
 def _temperature_scaling(
-    found: Predictions, data: Data, split: str, val_logits: Tensor | None
+    predictions: Predictions, data: Data, split: str, val_logits: Tensor | None
 ) -> dict[str, Any]:
     if split == "val":
         # One number fitted on thousands of pictures flatters them little, but it does.
-        return temperature_scores(found, fit_temperature(found), "val, the pictures it is measured on")
+        return temperature_scores(
+            predictions, fit_temperature(predictions), "val, the pictures it is measured on"
+        )
     if val_logits is None or not len(val_logits):
-        return temperature_scores(found, None, "no validation pictures")
-    val = predictions(data.val.labels, val_logits)
-    return temperature_scores(found, fit_temperature(val), f"val, {len(val.labels):,} pictures")
+        return temperature_scores(predictions, None, "no validation pictures")
+    val = Predictions.of(data.val.labels, val_logits)
+    return temperature_scores(predictions, fit_temperature(val), f"val, {len(val.labels):,} pictures")
 
 
 def _issue_counts(issues: LabelIssues) -> dict[str, Any]:
@@ -160,7 +166,7 @@ def _tell_maps(
     out_dir: Path,
     summary: dict[str, Any],
     maps: Cams,
-    found: Predictions,
+    predictions: Predictions,
     part: Split,
     layer: str,
     method: str,
@@ -168,21 +174,21 @@ def _tell_maps(
     """Add to the summary what the maps are of, and write them."""
     summary["cam"] = {"layer": layer, "method": method, "grid": list(maps.grids.shape[2:])}
     summary["checks"]["predictions_repeated"] = maps.agree.double().mean().item()
-    tables.write_cams(out_dir / "cams.npz", found, maps, part, layer=layer, method=method)
+    tables.write_cams(out_dir / "cams.npz", predictions, maps, part, layer=layer, method=method)
 
 
 def _write_tables(
     out_dir: Path,
-    found: Predictions,
+    predictions: Predictions,
     quality: Tensor,
     issues: LabelIssues,
     part: Split,
     classes: Sequence[str],
 ) -> None:
     out_dir.mkdir(parents=True, exist_ok=True)
-    tables.write_predictions(out_dir / "predictions.npz", found, part, classes)
-    tables.write_errors(out_dir / "misclassified.csv", found, quality, issues, part, classes)
-    tables.write_label_issues(out_dir / "label_issues.csv", found, quality, issues, part, classes)
+    tables.write_predictions(out_dir / "predictions.npz", predictions, part, classes)
+    tables.write_errors(out_dir / "misclassified.csv", predictions, quality, issues, part, classes)
+    tables.write_label_issues(out_dir / "label_issues.csv", predictions, quality, issues, part, classes)
 
 
 def _augmented(data: Data, augment: Augment) -> Augmented:
@@ -201,8 +207,8 @@ def _write_sheets(out_dir: Path, content: Content) -> None:
     errors = _gallery(content.part, content.errors[: content.sheet_size])
     hits = _gallery(content.part, content.hits)
     drawn = {
-        "contact_sheet": sheets.error_sheet(content.found, errors, names, headline, method),
-        "correct_sheet": sheets.hit_sheet(content.found, hits, names, headline, method),
+        "contact_sheet": sheets.error_sheet(content.predictions, errors, names, headline, method),
+        "correct_sheet": sheets.hit_sheet(content.predictions, hits, names, headline, method),
         "augmentations": sheets.augmentation_sheet(content.augmented, names),
     }
     for name, sheet in drawn.items():
@@ -222,7 +228,7 @@ def _write_plots(out_dir: Path, content: Content) -> None:
     figures = {
         "confusion_matrix": plots.confusion_plot(content.counts, names, title),
         "per_class": plots.class_plot(summary["per_class"], names, summary["acc"], title),
-        "reliability": plots.reliability_plot(*reliabilities(content.found, temperature), title),
+        "reliability": plots.reliability_plot(*reliabilities(content.predictions, temperature), title),
         "curves": plots.curves_plot(content.history),
     }
     for name, figure in figures.items():

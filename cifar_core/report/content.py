@@ -13,6 +13,7 @@ from cifar_core.explain.cams import Cams
 from cifar_core.explain.labels import LabelIssues
 from cifar_core.explain.metrics import confusion_matrix
 from cifar_core.explain.predictions import Predictions
+from cifar_core.history import Row
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Augmented:
 class Content:
     """A split's pictures, what the model said about them, and what is known about the run."""
 
-    found: Predictions
+    predictions: Predictions
     part: Split
     classes: Sequence[str]
     summary: Mapping[str, Any]  # as in metrics.json
@@ -38,13 +39,15 @@ class Content:
     hits: Cams  # the least confident first
     sheet_size: int
     augmented: Augmented
-    history: Sequence[Mapping[str, float]]
+    history: Sequence[Row]
+    # Of the run: name, command, environment, config, differences {dotted key: [default, value]},
+    # seconds {train: ...}, protocol, expected {test_acc in [0, 1], epochs, source}; any may be missing.
     facts: Mapping[str, Any]
 
     @cached_property
     def counts(self) -> np.ndarray:
         """Confusion matrix (K, K), true class in rows."""
-        return confusion_matrix(self.found.labels, self.found.preds, len(self.classes)).numpy()
+        return confusion_matrix(self.predictions.labels, self.predictions.preds, len(self.classes)).numpy()
 
     @property
     def headline(self) -> str:

@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cifar_core.history import Row
 from cifar_core.report.markup import percent
 
 REPEATED = 0.8  # predictions that differ below this share are more than the rounding of another number format
 Summary = Mapping[str, Any]  # what metrics.json holds
 
 
-def findings(summary: Summary, history: Sequence[Mapping[str, float]], facts: Mapping[str, Any]) -> list[str]:
+def findings(summary: Summary, history: Sequence[Row], facts: Mapping[str, Any]) -> list[str]:
     """Return plain sentences, the most important first."""
     sentences = [
         _validity(summary, facts),
@@ -120,7 +121,7 @@ def _labels(summary: Summary) -> str:
     )
 
 
-def _course(history: Sequence[Mapping[str, float]]) -> str:
+def _course(history: Sequence[Row]) -> str:
     accs = [row["val/acc"] for row in history if "val/acc" in row]
     if len(accs) < 2 or len(accs) < len(history):
         return ""

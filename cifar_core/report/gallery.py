@@ -53,10 +53,10 @@ def _of(some: int, total: int, what: str) -> str:
 
 
 def _data(content: Content, rows: Tensor, grids: Tensor) -> dict[str, Any]:
-    found, part = content.found, content.part
-    suggested = torch.full((len(found.labels),), -1)
+    predictions, part = content.predictions, content.part
+    suggested = torch.full((len(predictions.labels),), -1)
     suggested[content.issues.rows] = content.issues.suggested
-    top = found.ranking[rows, :TOP]
+    top = predictions.ranking[rows, :TOP]
     sheet = sprite(part.images[rows]) if len(rows) else None
     counts = content.counts
     cells = np.argwhere(counts).tolist() if len(counts) > NAMED_CLASSES else []
@@ -77,13 +77,13 @@ def _data(content: Content, rows: Tensor, grids: Tensor) -> dict[str, Any]:
         "pictures": {
             "index": part.index[rows].tolist(),
             "file": [shown(part.names[row]) for row in rows.tolist()] if part.names else None,
-            "true": found.labels[rows].tolist(),
-            "predicted": found.preds[rows].tolist(),
+            "true": predictions.labels[rows].tolist(),
+            "predicted": predictions.preds[rows].tolist(),
             "suggested": suggested[rows].tolist(),
             "top": top.tolist(),
-            "probs": [_rounded(some) for some in found.probs[rows].gather(1, top)],
-            "p_true": _rounded(pick(found.probs, found.labels)[rows]),
-            "loss": _rounded(found.losses[rows]),
+            "probs": [_rounded(some) for some in predictions.probs[rows].gather(1, top)],
+            "p_true": _rounded(pick(predictions.probs, predictions.labels)[rows]),
+            "loss": _rounded(predictions.losses[rows]),
             "quality": _rounded(content.quality[rows]),
         },
     }
@@ -114,7 +114,7 @@ def _hit_stills(content: Content) -> str:
     items = []
     for place, number in enumerate(rows.tolist()):
         true, _ = _names(content, number)
-        rival = content.classes[int(content.found.runners_up[number])]
+        rival = content.classes[int(content.predictions.runners_up[number])]
         alt = f"{shown(true)}, recognised: picture, map of its class, map of its lead over {shown(rival)}"
         picture = still(images[place], maps[0, place], maps[3, place])
         title = f'<span class="is-true">{text(true)}</span>, not {text(rival)}'
@@ -123,10 +123,10 @@ def _hit_stills(content: Content) -> str:
 
 
 def _card(content: Content, number: int, picture: str, alt: str, title: str) -> str:
-    confidence = finite(content.found.confidence[number].item())
-    p_true = finite(content.found.probs[number, content.found.labels[number]].item())
+    confidence = finite(content.predictions.confidence[number].item())
+    p_true = finite(content.predictions.probs[number, content.predictions.labels[number]].item())
     file = f" · {content.part.names[number]}" if content.part.names else ""
-    sure = "" if content.found.hits[number] else f" · p(true) {percent(p_true)}"
+    sure = "" if content.predictions.hits[number] else f" · p(true) {percent(p_true)}"
     detail = f"confidence {percent(confidence)}{sure} · index {content.part.index[number]}{file}"
     return (
         f'<li><img src="{picture}" alt="{text(alt)}"><p class="card-title">{title}</p>'
@@ -135,5 +135,5 @@ def _card(content: Content, number: int, picture: str, alt: str, title: str) -> 
 
 
 def _names(content: Content, number: int) -> tuple[str, str]:
-    labels, preds = content.found.labels, content.found.preds
+    labels, preds = content.predictions.labels, content.predictions.preds
     return content.classes[int(labels[number])], content.classes[int(preds[number])]

@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,6 @@ def flatten(values: Any, prefix: str = "") -> list[tuple[str, Any]]:
     ]
 
 
-def percent(value: float | None, digits: int = 1) -> str:
-    """Return a share as `78.8 %` with a space that does not break, a dash for None."""
-    return "-" if value is None else f"{100 * value:.{digits}f}\u00a0%"
+def percent(value: float | None, digits: int = 1, *, space: str = "\u00a0") -> str:
+    """Return a share as `78.8 %`, a dash for None and NaN; ``space`` does not break by default."""
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.{digits}f}{space}%"

@@ -9,6 +9,7 @@ from string import Template
 from typing import Any
 
 from cifar_core.explain.calibration import reliabilities
+from cifar_core.history import Row
 from cifar_core.report import charts as charts_module
 from cifar_core.report.content import Content
 from cifar_core.report.embed import row, to_picture
@@ -114,10 +115,10 @@ def _confusions(content: Content) -> dict[str, str]:
 
 
 def _classes(content: Content) -> dict[str, str]:
-    summary, found = content.summary, content.found
+    summary, predictions = content.summary, content.predictions
     scaled = summary["temperature_scaling"]
     temperature = scaled["temperature"]
-    before, after = reliabilities(found, temperature)
+    before, after = reliabilities(predictions, temperature)
     note = (
         "Bars: accuracy of the pictures in a bin of confidence; they should end on the dashed diagonal. "
         "Grey at their feet: how many pictures. "
@@ -172,7 +173,7 @@ def _training(content: Content) -> dict[str, str]:
     return {"curves": curves, "augmentations": "".join(strips)}
 
 
-def _curve(title: str, keys: Sequence[str], history: Sequence[Mapping[str, float]]) -> str:
+def _curve(title: str, keys: Sequence[str], history: Sequence[Row]) -> str:
     series = {
         key.split("/")[0]: [(row["epoch"], row[key]) for row in history if key in row]
         for key in keys

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cifar_core.explain.calibration import BINS, Reliability
+from cifar_core.history import Row
 
 LETTERS = 22  # of a class name that fit beside a plot
 DPI = 100
@@ -101,7 +102,7 @@ def reliability_plot(before: Reliability, after: Reliability | None, title: str)
     return figure
 
 
-def curves_plot(history: Sequence[Mapping[str, float]]) -> Figure:
+def curves_plot(history: Sequence[Row]) -> Figure:
     """Draw loss, accuracy and lr over the epochs; what is missing or not finite leaves a gap."""
     figure = Figure(figsize=(13, 4), dpi=DPI, layout="constrained")
     loss, acc, lr = figure.subplots(1, 3)
@@ -111,7 +112,7 @@ def curves_plot(history: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def _curves(axes: Axes, history: Sequence[Mapping[str, float]], title: str, keys: Sequence[str]) -> None:
+def _curves(axes: Axes, history: Sequence[Row], title: str, keys: Sequence[str]) -> None:
     epochs = [row["epoch"] for row in history]
     for key, color in zip(keys, (BLUE, VERMILION, GREEN), strict=False):
         values = np.array([row.get(key, np.nan) for row in history], dtype=np.float64)

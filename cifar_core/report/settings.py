@@ -9,10 +9,10 @@ from cifar_core.laws import law, one_of
 class AnalysisSettings:
     """What a finished run explains about itself."""
 
-    level: str  # full, light (no matplotlib), none
-    layer: str  # module whose grid the CAM uses; empty = the model's own
-    method: str  # gradcam, gradcam++
-    sheet_size: int  # pictures on a contact sheet
+    level: str = "full"  # full, light (no matplotlib), none
+    layer: str = ""  # module whose grid the CAM uses; empty = the model's own
+    method: str = "gradcam"  # gradcam, gradcam++
+    sheet_size: int = 100  # pictures on a contact sheet
 
     def __post_init__(self) -> None:
         one_of("analysis.level", ("full", "light", "none"), self.level)

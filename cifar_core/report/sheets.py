@@ -25,14 +25,14 @@ class Gallery:
 
 
 def error_sheet(
-    found: Predictions, gallery: Gallery, names: Sequence[str], headline: str, method: str
+    predictions: Predictions, gallery: Gallery, names: Sequence[str], headline: str, method: str
 ) -> Image.Image:
     """Draw errors with both maps; `method` is what the legend calls them."""
-    total = int((~found.hits).sum())
+    total = int((~predictions.hits).sum())
     return draw_sheet(
         "Errors, most confident first",
         f"{headline}; {len(gallery.rows):,} of {total:,} errors shown",
-        [_error_card(found, gallery, place, names) for place in range(len(gallery.rows))],
+        [_error_card(predictions, gallery, place, names) for place in range(len(gallery.rows))],
         legend=[
             ("picture", RULE),
             (f"{method} of the predicted class", PREDICTED),
@@ -44,14 +44,14 @@ def error_sheet(
 
 
 def hit_sheet(
-    found: Predictions, gallery: Gallery, names: Sequence[str], headline: str, method: str
+    predictions: Predictions, gallery: Gallery, names: Sequence[str], headline: str, method: str
 ) -> Image.Image:
     """Draw right predictions with the map of their class."""
-    total = int(found.hits.sum())
+    total = int(predictions.hits.sum())
     return draw_sheet(
         "Right predictions, least confident first",
         f"{headline}; {len(gallery.rows):,} of {total:,} hits shown",
-        [_hit_card(found, gallery, place, names) for place in range(len(gallery.rows))],
+        [_hit_card(predictions, gallery, place, names) for place in range(len(gallery.rows))],
         legend=[
             ("picture", RULE),
             (f"{method} of the predicted class; the second name is the runner-up", TRUE),
@@ -77,9 +77,9 @@ def augmentation_sheet(augmented: Augmented, names: Sequence[str]) -> Image.Imag
     )
 
 
-def _error_card(found: Predictions, gallery: Gallery, place: int, names: Sequence[str]) -> Card:
+def _error_card(predictions: Predictions, gallery: Gallery, place: int, names: Sequence[str]) -> Card:
     row = int(gallery.rows[place])
-    label, pred = int(found.labels[row]), int(found.preds[row])
+    label, pred = int(predictions.labels[row]), int(predictions.preds[row])
     picture = enlarge(gallery.images[place])
     pred_map, label_map = gallery.maps[:, place].numpy()
     tiles = [
@@ -88,18 +88,18 @@ def _error_card(found: Predictions, gallery: Gallery, place: int, names: Sequenc
         Tile(overlay(picture, label_map), TRUE),
     ]
     caption = [(names[label], TRUE), ("→", FAINT), (names[pred], PREDICTED)]
-    p_pred, p_true = found.probs[row, pred], found.probs[row, label]
+    p_pred, p_true = predictions.probs[row, pred], predictions.probs[row, label]
     detail = f"confidence {p_pred:.1%}   p(true) {p_true:.1%}   index {gallery.index[place]}"
     return Card(tiles, caption, detail)
 
 
-def _hit_card(found: Predictions, gallery: Gallery, place: int, names: Sequence[str]) -> Card:
+def _hit_card(predictions: Predictions, gallery: Gallery, place: int, names: Sequence[str]) -> Card:
     row = int(gallery.rows[place])
-    label, runner_up = int(found.labels[row]), int(found.runners_up[row])
+    label, runner_up = int(predictions.labels[row]), int(predictions.runners_up[row])
     picture = enlarge(gallery.images[place])
     tiles = [Tile(picture), Tile(overlay(picture, gallery.maps[0, place].numpy()), TRUE)]
-    caption, numbers = [(names[label], TRUE)], f"{found.probs[row, label]:.1%}"
+    caption, numbers = [(names[label], TRUE)], f"{predictions.probs[row, label]:.1%}"
     if runner_up != label:  # else there is only one class
         caption += [("not", FAINT), (names[runner_up], INK)]
-        numbers += f" against {found.probs[row, runner_up]:.1%}"
+        numbers += f" against {predictions.probs[row, runner_up]:.1%}"
     return Card(tiles, caption, f"{numbers}   index {gallery.index[place]}")

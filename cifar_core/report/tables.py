@@ -42,11 +42,11 @@ ISSUE_COLUMNS = (
 )
 
 
-def write_predictions(path: Path, found: Predictions, part: Split, classes: Sequence[str]) -> None:
+def write_predictions(path: Path, predictions: Predictions, part: Split, classes: Sequence[str]) -> None:
     """Write labels, logits, index, classes and, where there are any, names as .npz without pickles."""
     arrays: dict[str, Any] = {
-        "labels": found.labels.numpy(),
-        "logits": found.logits.numpy(),
+        "labels": predictions.labels.numpy(),
+        "logits": predictions.logits.numpy(),
         "index": part.index.numpy(),
         "classes": np.array(classes, dtype=np.str_),
     }
@@ -55,7 +55,9 @@ def write_predictions(path: Path, found: Predictions, part: Split, classes: Sequ
     np.savez_compressed(path, **arrays)
 
 
-def write_cams(path: Path, found: Predictions, maps: Cams, part: Split, *, layer: str, method: str) -> None:
+def write_cams(
+    path: Path, predictions: Predictions, maps: Cams, part: Split, *, layer: str, method: str
+) -> None:
     """Write raw grids (T, M, h, w) with the pictures and classes they belong to, as .npz without pickles."""
     rows = maps.rows
     np.savez_compressed(
@@ -63,9 +65,9 @@ def write_cams(path: Path, found: Predictions, maps: Cams, part: Split, *, layer
         grids=maps.grids.numpy(),
         targets=np.array(TARGETS),
         index=part.index[rows].numpy(),
-        true=found.labels[rows].numpy(),
-        predicted=found.preds[rows].numpy(),
-        runner_up=found.runners_up[rows].numpy(),
+        true=predictions.labels[rows].numpy(),
+        predicted=predictions.preds[rows].numpy(),
+        runner_up=predictions.runners_up[rows].numpy(),
         layer=np.array(layer),
         method=np.array(method),
     )
@@ -78,23 +80,26 @@ def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
 
 def write_errors(
     path: Path,
-    found: Predictions,
+    predictions: Predictions,
     quality: Tensor,
     issues: LabelIssues,
     part: Split,
     classes: Sequence[str],
 ) -> None:
     """Write one CSV line an error, the most confident first, under the header `ERROR_COLUMNS`."""
-    rows = found.errors()
+    rows = predictions.errors()
     suspected = set(issues.rows.tolist())
-    confidence = found.confidence[rows]
+    confidence = predictions.confidence[rows]
     columns = [
         *_which(rows, part),
-        *(_named(of[rows], classes) for of in (found.labels, found.preds, found.runners_up)),
+        *(
+            _named(of[rows], classes)
+            for of in (predictions.labels, predictions.preds, predictions.runners_up)
+        ),
         _digits(confidence),
-        _digits(pick(found.probs, found.labels)[rows]),
-        _digits(confidence - pick(found.probs, found.runners_up)[rows]),
-        _digits(found.losses[rows]),
+        _digits(pick(predictions.probs, predictions.labels)[rows]),
+        _digits(confidence - pick(predictions.probs, predictions.runners_up)[rows]),
+        _digits(predictions.losses[rows]),
         _digits(quality[rows]),
         (confidence >= CONFIDENT).int().tolist(),
         [int(row in suspected) for row in rows.tolist()],
@@ -104,7 +109,7 @@ def write_errors(
 
 def write_label_issues(
     path: Path,
-    found: Predictions,
+    predictions: Predictions,
     quality: Tensor,
     issues: LabelIssues,
     part: Split,
@@ -115,11 +120,11 @@ def write_label_issues(
     columns = [
         range(1, len(rows) + 1),
         *_which(rows, part),
-        _named(found.labels[rows], classes),
+        _named(predictions.labels[rows], classes),
         _named(issues.suggested, classes),
         _digits(quality[rows]),
-        _digits(pick(found.probs, found.labels)[rows]),
-        _digits(pick(found.probs[rows], issues.suggested)),
+        _digits(pick(predictions.probs, predictions.labels)[rows]),
+        _digits(pick(predictions.probs[rows], issues.suggested)),
         _digits(issues.thresholds[issues.suggested]),
     ]
     _write_csv(path, ISSUE_COLUMNS, columns)

@@ -1,11 +1,12 @@
 """Checkpoints that are either whole or not there."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from cifar_core.files import whole
 
 
 def save(path: Path, content: dict[str, Any], *, previous: Path | None = None) -> None:
@@ -13,17 +14,8 @@ def save(path: Path, content: dict[str, Any], *, previous: Path | None = None) -
 
     With ``previous`` the old file is kept under that name; a kill may then leave the old file there only.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if previous is not None and path.exists():
-            path.replace(previous)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole(path, previous=previous) as file:
+        torch.save(content, file)
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -49,10 +41,10 @@ def model_weights(path: Path) -> dict[str, Tensor]:
     Raises FileNotFoundError or OSError naming ``path``.
     """
     if path.is_dir():
-        there = [file for name in ("best", "last") if (file := path / f"{name}.pt").exists()]
-        if not there:
+        files = [file for name in ("best", "last") if (file := path / f"{name}.pt").exists()]
+        if not files:
             raise FileNotFoundError(f"{path} holds no best.pt and no last.pt")
-        path = there[0]
+        path = files[0]
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there")
     return weights_in(load(path), path)
@@ -96,8 +88,8 @@ def start_from(model: nn.Module, weights: dict[str, Tensor], *, new_head: bool) 
 def _of_head(own: dict[str, Tensor], weights: dict[str, Tensor], head: str) -> list[str]:
     """Return the head's tensors that differ in their first axis, the classes, at most."""
     names = [f"{head}.weight", f"{head}.bias"]
-    there = [name for name in names if name in own and name in weights]
-    return [name for name in there if own[name].shape[1:] == weights[name].shape[1:]]
+    shared = [name for name in names if name in own and name in weights]
+    return [name for name in shared if own[name].shape[1:] == weights[name].shape[1:]]
 
 
 def _shape(tensor: Tensor | None) -> str:

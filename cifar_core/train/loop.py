@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from cifar_core.augment.protocol import Augment
 from cifar_core.data.split import Data, Split
-from cifar_core.train.predict import predict, score
+from cifar_core.history import Row
+from cifar_core.train.predict import evaluate
 from cifar_core.train.settings import TrainerSettings
 from cifar_core.train.state import TrainState, steps_per_epoch
 
@@ -36,6 +37,12 @@ class EpochResult:
     seconds: float
     images_per_second: float  # in training, without the evaluation
     first_bad_step: int | None  # of the run, from 1: the epoch's first step whose loss was not finite
+
+    @property
+    def row(self) -> Row:
+        """The epoch as a line of metrics.csv."""
+        pace = {"seconds": self.seconds, "images_per_second": self.images_per_second}
+        return {"epoch": self.epoch, "step": self.step, **self.metrics, "lr": self.lr, **pace}
 
 
 def train(
@@ -58,7 +65,7 @@ def train(
     ``between_batches`` is called before every batch and may raise to end the training there.
     """
     criterion = criterion or partial(F.cross_entropy, label_smoothing=settings.label_smoothing)
-    watched = "train" if settings.evaluate == "end" else "val" if len(data.val) else "test"
+    judged_by = "train" if settings.evaluate == "end" else "val" if len(data.val) else "test"
     while state.epoch < settings.epochs:
         started = time.perf_counter()
         before = state.step
@@ -66,10 +73,17 @@ def train(
         trained = time.perf_counter() - started
         images = len(losses) * settings.batch_size
         metrics = {"train/loss": math.fsum(losses) / len(losses), "train/acc": hits / images}
-        if watched != "train":
-            metrics |= _watch(state, data, watched, settings, between_batches)
+        if judged_by != "train":
+            metrics |= evaluate(
+                state.best_model,
+                data,
+                judged_by,
+                state.numerics,
+                batch_size=settings.eval_batch_size,
+                between_batches=between_batches,
+            )
         if isinstance(state.scheduler, ReduceLROnPlateau):
-            state.scheduler.step(metrics[f"{watched}/acc"])
+            state.scheduler.step(metrics[f"{judged_by}/acc"])
         state.epoch += 1
         bad = next((number for number, loss in enumerate(losses) if not math.isfinite(loss)), None)
         yield EpochResult(
@@ -81,26 +95,6 @@ def train(
             images_per_second=images / trained,
             first_bad_step=None if bad is None else before + bad // settings.accumulate + 1,
         )
-
-
-def _watch(
-    state: TrainState,
-    data: Data,
-    watched: str,
-    settings: TrainerSettings,
-    between_batches: Callable[[], None],
-) -> dict[str, float]:
-    """Return loss and accuracy of the split ``watched`` after an epoch."""
-    pictures: Split = getattr(data, watched)
-    logits = predict(
-        state.best_model,
-        data,
-        pictures,
-        state.numerics,
-        batch_size=settings.eval_batch_size,
-        between_batches=between_batches,
-    )
-    return score(logits, pictures.labels, watched)
 
 
 def _train_epoch(

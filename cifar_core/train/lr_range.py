@@ -99,7 +99,7 @@ def lr_range_test(
     losses: list[Tensor] = []  # of the batches of the current step
     ordinary = criterion or partial(F.cross_entropy, label_smoothing=settings.label_smoothing)
 
-    def watched(logits: Tensor, targets: Tensor) -> Tensor:
+    def noted(logits: Tensor, targets: Tensor) -> Tensor:
         loss = ordinary(logits, targets)
         losses.append(loss.detach())
         return loss
@@ -120,7 +120,7 @@ def lr_range_test(
         trained = dataclasses.replace(state, scheduler=rising, ema=None)
         try:
             for _ in train(
-                trained, little, augment, endless, mix=mix, criterion=watched, between_batches=judge
+                trained, little, augment, endless, mix=mix, criterion=noted, between_batches=judge
             ):
                 pass
         except _Enough:
@@ -229,10 +229,8 @@ def _slope(seen: RangeTest, step: int) -> float:
     return float(np.polyfit(np.arange(len(losses)), losses, 1)[0])
 
 
-def range_plot(seen: RangeTest, suggestion: Suggestion | None, title: str) -> "Figure":
+def range_plot(seen: RangeTest, suggestion: Suggestion | None, title: str) -> Figure:
     """Draw loss and smoothed loss over lr, with the suggested lrs marked."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(8, 4.5), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     axes.plot(seen.lrs, seen.losses, color="#b0b0b0", linewidth=0.8, label="loss of each step")

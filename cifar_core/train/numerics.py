@@ -39,11 +39,11 @@ class Numerics:
 
     def __str__(self) -> str:
         """Describe it in one line for the log."""
-        where = "CPU" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
+        name = "CPU" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
         threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
-        name = next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
+        dtype = next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
         layout = "channels_last" if self.channels_last else "channels_first"
-        return f"{self.device} ({where}{threads}), {name}, {layout}"
+        return f"{self.device} ({name}{threads}), {dtype}, {layout}"
 
 
 def numerics(settings: TrainerSettings) -> Numerics:
@@ -54,6 +54,14 @@ def numerics(settings: TrainerSettings) -> Numerics:
     device = _device(settings.device)
     dtype = _fast_dtype(device) if settings.precision == "auto" else DTYPES[settings.precision]
     return Numerics(device, dtype, settings.channels_last)
+
+
+def set_up(settings: TrainerSettings) -> Numerics:
+    """Return `numerics` after setting torch's thread count and matrix precision for the process."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    torch.set_float32_matmul_precision("high")
+    return numerics(settings)
 
 
 def _device(name: str) -> torch.device:

@@ -36,15 +36,24 @@ def predict(
         with numerics.autocast():
             logits.append(forward(data.normalize(numerics.lay_out(images))).float())
     model.train(training)
-    return torch.cat(logits) if logits else torch.zeros(0, data.num_classes)
+    return torch.cat(logits) if logits else torch.zeros(0, data.num_classes, device=split.images.device)
 
 
 def evaluate(
-    model: nn.Module, data: Data, split: str, numerics: Numerics, *, batch_size: int, tta: str = "none"
+    model: nn.Module,
+    data: Data,
+    split: str,
+    numerics: Numerics,
+    *,
+    batch_size: int,
+    tta: str = "none",
+    between_batches: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Return loss (mean cross-entropy, nats) and accuracy of ``split`` ("train", "val" or "test")."""
     pictures: Split = getattr(data, split)
-    logits = predict(model, data, pictures, numerics, batch_size=batch_size, tta=tta)
+    logits = predict(
+        model, data, pictures, numerics, batch_size=batch_size, tta=tta, between_batches=between_batches
+    )
     return score(logits, pictures.labels, split)
 
 

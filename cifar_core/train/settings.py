@@ -9,27 +9,27 @@ from cifar_core.laws import law, one_of
 class TrainerSettings:
     """How the loop runs: length, batch, numerics, protocol."""
 
-    epochs: int
-    batch_size: int  # pictures per forward pass
-    eval_batch_size: int
-    accumulate: int  # forward passes per optimizer step
-    label_smoothing: float
-    alternating_flip: bool  # mirror every picture in every second epoch, half of them in the odd ones
-    grad_clip: float  # largest gradient norm; 0 = no clipping
-    ema_decay: float  # per optimizer step; 0 = no average of the weights
-    early_stop: int  # epochs without a better val/acc; 0 = never
-    test: bool  # read the test set once, at the end
-    evaluate: str  # each_epoch, or end: without a validation split the test set is read once
-    tta: str  # views averaged for a second, extra figure at the end: none, mirror, multicrop
-    device: str  # auto, cpu, cuda, cuda:N
-    precision: str  # auto, fp32, bf16, fp16
-    channels_last: bool
-    compile: bool  # torch.compile; adds nothing on CPU
-    threads: int  # CPU threads; 0 = torch's choice
-    checkpoint_seconds: float  # last.pt is written at epoch ends, at most this often, and at the end
-    keep: str  # checkpoints that stay after a finished run: all, best, none
-    guards: str  # what a check that finds the training broken does: stop, warn, off
-    progress: bool  # progress bar on a terminal
+    epochs: int = 100
+    batch_size: int = 128  # pictures per forward pass
+    eval_batch_size: int = 1000
+    accumulate: int = 1  # forward passes per optimizer step
+    label_smoothing: float = 0.0
+    alternating_flip: bool = False  # mirror every picture in every second epoch, half of them in the odd ones
+    grad_clip: float = 0.0  # largest gradient norm; 0 = no clipping
+    ema_decay: float = 0.0  # per optimizer step; 0 = no average of the weights
+    early_stop: int = 0  # epochs without a better val/acc; 0 = never
+    test: bool = True  # read the test set once, at the end
+    evaluate: str = "each_epoch"  # each_epoch, or end: without a validation split the test set is read once
+    tta: str = "none"  # views averaged for a second, extra figure at the end: none, mirror, multicrop
+    device: str = "auto"  # auto, cpu, cuda, cuda:N
+    precision: str = "auto"  # auto, fp32, bf16, fp16
+    channels_last: bool = True
+    compile: bool = False  # torch.compile; adds nothing on CPU
+    threads: int = 0  # CPU threads; 0 = torch's choice
+    checkpoint_seconds: float = 60  # last.pt is written at epoch ends, at most this often, and at the end
+    keep: str = "best"  # checkpoints that stay after a finished run: all, best, none
+    guards: str = "stop"  # what a check that finds the training broken does: stop, warn, off
+    progress: bool = True  # progress bar on a terminal
 
     def __post_init__(self) -> None:
         for key in ("epochs", "batch_size", "eval_batch_size", "accumulate"):

@@ -162,7 +162,7 @@ WRITER = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from cifar_core.cache import Decoded, FileStamp, Pictures, cached
+from cifar_core.data.cache import Decoded, FileStamp, Pictures, cached
 
 def decode():
     Path(sys.argv[1], f"decoding{time.time_ns()}").touch()
@@ -184,7 +184,7 @@ def writer(root: Path, *, decoding: float, count: int, lingering: float) -> subp
 
 def kill_when(process: subprocess.Popen, seen) -> None:
     for _ in range(60_000):
-        if seen():
+        if seen() or process.poll() is not None:
             break
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)

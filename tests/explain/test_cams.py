@@ -10,7 +10,7 @@ from cifar_core.data.split import Data
 from cifar_core.explain import cams as cams_module
 from cifar_core.explain.cams import Cams, cam_module, cams, evidence
 from cifar_core.explain.gradcam import cam_grids
-from cifar_core.explain.predictions import Predictions, predictions
+from cifar_core.explain.predictions import Predictions
 from tests.report.examples import Net, guesses, pictures, run
 
 LABELS = list(range(10)) * 2
@@ -28,12 +28,12 @@ def data() -> Data:
 
 
 @pytest.fixture
-def found(model: Net, data: Data) -> Predictions:
+def predictions(model: Net, data: Data) -> Predictions:
     """What the model says, so that maps and predictions belong together; about half is made right."""
     with torch.no_grad():
         logits = model(data.normalize(data.test.images))
     labels = torch.where(torch.arange(len(LABELS)) % 2 == 0, logits.argmax(1), data.test.labels)
-    return predictions(labels, logits)
+    return Predictions.of(labels, logits)
 
 
 def reference(model: Net, image: Tensor, plus: int, minus: int | None = None) -> Tensor:
@@ -45,20 +45,22 @@ def reference(model: Net, image: Tensor, plus: int, minus: int | None = None) ->
     return F.relu((gradient.mean((2, 3), keepdim=True) * activations).sum(1)).detach()[0]
 
 
-def of_all(model: Net, data: Data, found: Predictions, **options: str) -> Cams:
-    return cams(model, model.body[1], data, data.test, found, torch.arange(len(LABELS)), **options)
+def of_all(model: Net, data: Data, predictions: Predictions, **options: str) -> Cams:
+    return cams(model, model.body[1], data, data.test, predictions, torch.arange(len(LABELS)), **options)
 
 
 def test_grids_are_evidence_for_predicted_true_runner_up_and_the_difference(
-    model: Net, data: Data, found: Predictions
+    model: Net, data: Data, predictions: Predictions
 ):
-    maps = of_all(model, data, found)
+    maps = of_all(model, data, predictions)
     assert maps.grids.shape == (4, 20, 8, 8)
-    assert found.hits.any()
-    assert not found.hits.all()
+    assert predictions.hits.any()
+    assert not predictions.hits.all()
     images = data.normalize(data.test.images)
-    for i, hit in enumerate(found.hits):
-        pred, label, second = (int(of[i]) for of in (found.preds, found.labels, found.runners_up))
+    for i, hit in enumerate(predictions.hits):
+        pred, label, second = (
+            int(of[i]) for of in (predictions.preds, predictions.labels, predictions.runners_up)
+        )
         for grid, targets in zip(
             maps.grids[:, i], [(pred,), (label,), (second,), (pred, second if hit else label)], strict=True
         ):
@@ -66,26 +68,26 @@ def test_grids_are_evidence_for_predicted_true_runner_up_and_the_difference(
     assert maps.agree.all()
 
 
-def test_gradcam_plus_plus_is_taken_from_the_same_gradients(model: Net, data: Data, found: Predictions):
-    maps = of_all(model, data, found, method="gradcam++")
+def test_gradcam_plus_plus_is_taken_from_the_same_gradients(model: Net, data: Data, predictions: Predictions):
+    maps = of_all(model, data, predictions, method="gradcam++")
     images = data.normalize(data.test.images)
-    targets = [found.preds, found.labels, found.runners_up]
+    targets = [predictions.preds, predictions.labels, predictions.runners_up]
     expected, _ = cam_grids(model, model.body[1], images, targets, method="gradcam++")
     torch.testing.assert_close(maps.grids[:3], expected)
-    assert not torch.allclose(maps.grids, of_all(model, data, found).grids)
+    assert not torch.allclose(maps.grids, of_all(model, data, predictions).grids)
 
 
-def test_logits_of_another_model_do_not_agree(model: Net, data: Data, found: Predictions):
-    other = predictions(found.labels, found.logits.roll(1, 1))
+def test_logits_of_another_model_do_not_agree(model: Net, data: Data, predictions: Predictions):
+    other = Predictions.of(predictions.labels, predictions.logits.roll(1, 1))
     assert not of_all(model, data, other).agree.any()
 
 
 def test_batches_do_not_change_the_maps(
-    model: Net, data: Data, found: Predictions, monkeypatch: pytest.MonkeyPatch
+    model: Net, data: Data, predictions: Predictions, monkeypatch: pytest.MonkeyPatch
 ):
-    whole = of_all(model, data, found).grids
+    whole = of_all(model, data, predictions).grids
     monkeypatch.setattr(cams_module, "BATCH_SIZE", 3)
-    torch.testing.assert_close(of_all(model, data, found).grids, whole, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(of_all(model, data, predictions).grids, whole, atol=1e-6, rtol=1e-5)
 
 
 def test_maps_of_one_picture_share_the_scale_of_predicted_and_true():
@@ -111,8 +113,8 @@ def test_no_evidence_and_nan_give_empty_maps():
     assert evidence(grids[:, :0], (32, 32)).shape == (4, 0, 32, 32)
 
 
-def test_a_part_of_the_maps_stays_together(model: Net, data: Data, found: Predictions):
-    maps = of_all(model, data, found)
+def test_a_part_of_the_maps_stays_together(model: Net, data: Data, predictions: Predictions):
+    maps = of_all(model, data, predictions)
     part = maps[3:5]
     assert part.rows.tolist() == [3, 4]
     assert torch.equal(part.grids, maps.grids[:, 3:5])

@@ -17,20 +17,20 @@ from cifar_core.explain.metrics import (
     top_k_accuracy,
     wilson_interval,
 )
-from cifar_core.explain.predictions import Predictions, predictions
+from cifar_core.explain.predictions import Predictions
 from tests.report.examples import NAMES, guesses
 
 LABELS = np.random.default_rng(0).integers(0, 10, 300).tolist()
 
 
 @pytest.fixture
-def found() -> Predictions:
-    return predictions(torch.tensor(LABELS), guesses(LABELS))
+def predictions() -> Predictions:
+    return Predictions.of(torch.tensor(LABELS), guesses(LABELS))
 
 
-def test_numbers_equal_scikit_learns(found: Predictions):
-    numbers = metrics(found, NAMES)
-    logits, classes = found.logits.double().numpy(), range(10)
+def test_numbers_equal_scikit_learns(predictions: Predictions):
+    numbers = metrics(predictions, NAMES)
+    logits, classes = predictions.logits.double().numpy(), range(10)
     probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
 
     assert numbers["acc"] == pytest.approx(reference.accuracy_score(LABELS, logits.argmax(1)))
@@ -46,7 +46,7 @@ def test_numbers_equal_scikit_learns(found: Predictions):
 
 def test_macro_f1_leaves_out_classes_that_never_occur_as_scikit_learn_does():
     labels, logits = [0, 0, 1, 2], torch.eye(5)[[0, 1, 1, 3]]
-    numbers = metrics(predictions(torch.tensor(labels), logits), "abcde")
+    numbers = metrics(Predictions.of(torch.tensor(labels), logits), "abcde")
     expected = reference.f1_score(labels, logits.argmax(1), average="macro", zero_division=0)
     assert numbers["macro_f1"] == pytest.approx(expected)
     precisions, f1 = ([row[key] for row in numbers["per_class"]] for key in ("precision", "f1"))
@@ -54,8 +54,8 @@ def test_macro_f1_leaves_out_classes_that_never_occur_as_scikit_learn_does():
     assert f1 == pytest.approx([2 / 3, 2 / 3, 0, 0, None])
 
 
-def test_the_bootstrap_interval_is_that_of_resampled_pictures(found: Predictions):
-    hits = found.hits.numpy()
+def test_the_bootstrap_interval_is_that_of_resampled_pictures(predictions: Predictions):
+    hits = predictions.hits.numpy()
     rng = np.random.default_rng(7)
     resampled = rng.choice(hits, (4000, len(hits))).mean(1)
     interval = bootstrap_interval(int(hits.sum()), len(hits))
@@ -70,16 +70,16 @@ def test_the_wilson_interval_equals_scipys(hits: int, total: int):
     assert wilson_interval(hits, total) == pytest.approx([expected.low, expected.high], abs=1e-12)
 
 
-def test_the_loss_interval_is_the_normal_one(found: Predictions):
-    losses = found.losses.numpy()
+def test_the_loss_interval_is_the_normal_one(predictions: Predictions):
+    losses = predictions.losses.numpy()
     half = 1.96 * losses.std() / len(losses) ** 0.5
-    interval = metrics(found, NAMES)["nll_interval"]
+    interval = metrics(predictions, NAMES)["nll_interval"]
     assert interval == pytest.approx([losses.mean() - half, losses.mean() + half], rel=1e-4)
 
 
-def test_accuracy_at_a_confidence_counts_the_pictures_that_reach_it(found: Predictions):
-    confidence, hits = found.confidence.numpy(), found.hits.numpy()
-    rows = metrics(found, NAMES)["at_confidence"]
+def test_accuracy_at_a_confidence_counts_the_pictures_that_reach_it(predictions: Predictions):
+    confidence, hits = predictions.confidence.numpy(), predictions.hits.numpy()
+    rows = metrics(predictions, NAMES)["at_confidence"]
     assert [row["confidence"] for row in rows] == [0.9, 0.95, 0.99]
     for row in rows:
         chosen = confidence >= row["confidence"]
@@ -98,28 +98,28 @@ def test_confused_pairs_are_counted_in_both_directions():
     assert confused_pairs(torch.eye(3, dtype=torch.int64), ("a", "b", "c")) == []
 
 
-def test_scaling_changes_the_probabilities_only(found: Predictions):
-    before, after = probability_scores(found), temperature_scores(found, 2.0, "val")
-    halved = probability_scores(predictions(found.labels, found.logits / 2))
+def test_scaling_changes_the_probabilities_only(predictions: Predictions):
+    before, after = probability_scores(predictions), temperature_scores(predictions, 2.0, "val")
+    halved = probability_scores(Predictions.of(predictions.labels, predictions.logits / 2))
     assert after == {"temperature": 2.0, "fitted_on": "val", "at_limit": False, **halved}
     assert after["nll"] != before["nll"]
-    assert temperature_scores(found, 20.0, "val")["at_limit"]
-    assert temperature_scores(found, None, "no pictures") == {
+    assert temperature_scores(predictions, 20.0, "val")["at_limit"]
+    assert temperature_scores(predictions, None, "no pictures") == {
         "temperature": None,
         "reason": "not scaled: no pictures",
     }
 
 
-def test_confusion_matrix_equals_scikit_learns(found: Predictions):
-    counts = confusion_matrix(found.labels, found.preds, 10)
-    expected = reference.confusion_matrix(LABELS, found.preds, labels=range(10))
+def test_confusion_matrix_equals_scikit_learns(predictions: Predictions):
+    counts = confusion_matrix(predictions.labels, predictions.preds, 10)
+    expected = reference.confusion_matrix(LABELS, predictions.preds, labels=range(10))
     np.testing.assert_array_equal(counts, expected)
 
 
 def test_numbers_made_by_hand():
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.6, 0.3, 0.1]]))
-    found = predictions(torch.tensor([0, 1, 0]), logits)
-    numbers = metrics(found, ("a", "b", "c"))
+    predictions = Predictions.of(torch.tensor([0, 1, 0]), logits)
+    numbers = metrics(predictions, ("a", "b", "c"))
     assert numbers["acc"] == pytest.approx(2 / 3)
     assert numbers["nll"] == pytest.approx(-math.log(0.5 * 0.2 * 0.6) / 3, rel=1e-6)
     assert [row["recall"] for row in numbers["per_class"]] == [1.0, 0.0, None]
@@ -131,21 +131,21 @@ def test_numbers_made_by_hand():
         "confusion_matrix_adds_up": True,
         "balanced": False,
     }
-    assert top_k_accuracy(found, 2) == 1.0
-    assert found.runners_up.tolist() == [1, 1, 1]
+    assert top_k_accuracy(predictions, 2) == 1.0
+    assert predictions.runners_up.tolist() == [1, 1, 1]
 
 
 def test_mean_class_accuracy_is_the_accuracy_of_a_balanced_split():
     labels = list(range(10)) * 7
-    check = metrics(predictions(torch.tensor(labels), guesses(labels)), NAMES)["checks"]
+    check = metrics(Predictions.of(torch.tensor(labels), guesses(labels)), NAMES)["checks"]
     assert check["balanced"]
     assert check["mean_recall"] == pytest.approx(check["weighted_mean_recall"])
 
 
-def test_errors_start_with_the_most_confident_and_hits_with_the_least(found: Predictions):
-    probs = torch.softmax(found.logits.double(), 1).numpy()
+def test_errors_start_with_the_most_confident_and_hits_with_the_least(predictions: Predictions):
+    probs = torch.softmax(predictions.logits.double(), 1).numpy()
     wrong = probs.argmax(1) != LABELS
-    for rows, of, sign in ((found.errors(), wrong, -1), (found.unsure_hits(), ~wrong, 1)):
+    for rows, of, sign in ((predictions.errors(), wrong, -1), (predictions.unsure_hits(), ~wrong, 1)):
         assert sorted(rows.tolist()) == np.flatnonzero(of).tolist()
         assert (np.diff(sign * probs.max(1)[rows]) >= 0).all()
 
@@ -155,23 +155,23 @@ def test_diverged_logits_give_strict_json_and_the_predictions_of_argmax(bad: flo
     logits = guesses(LABELS)
     logits[3] = bad
     logits[4, 7] = bad
-    found = predictions(torch.tensor(LABELS), logits)
-    numbers = metrics(found, NAMES)
-    assert torch.equal(found.preds, logits.argmax(1))
-    assert numbers["acc"] == (logits.argmax(1) == found.labels).double().mean().item()
+    predictions = Predictions.of(torch.tensor(LABELS), logits)
+    numbers = metrics(predictions, NAMES)
+    assert torch.equal(predictions.preds, logits.argmax(1))
+    assert numbers["acc"] == (logits.argmax(1) == predictions.labels).double().mean().item()
     assert numbers["nll"] is numbers["brier"] is numbers["nll_interval"] is None
     assert numbers["non_finite"] == 2
-    assert sorted(found.errors().tolist()) == (~found.hits).nonzero().flatten().tolist()
+    assert sorted(predictions.errors().tolist()) == (~predictions.hits).nonzero().flatten().tolist()
     assert json.loads(json.dumps(numbers, allow_nan=False)) == numbers
 
 
 def test_confidence_near_one_stays_apart():
-    found = predictions(torch.tensor([1, 1]), torch.tensor([[20.0, 0.0], [25.0, 0.0]]))
-    assert found.errors().tolist() == [1, 0]  # both confidences are 1 in float32
+    predictions = Predictions.of(torch.tensor([1, 1]), torch.tensor([[20.0, 0.0], [25.0, 0.0]]))
+    assert predictions.errors().tolist() == [1, 0]  # both confidences are 1 in float32
 
 
 def test_one_class_and_one_picture():
-    numbers = metrics(predictions(torch.tensor([0]), torch.tensor([[0.3]])), ("only",))
+    numbers = metrics(Predictions.of(torch.tensor([0]), torch.tensor([[0.3]])), ("only",))
     assert (numbers["acc"], numbers["top5_acc"], numbers["nll"]) == (1.0, 1.0, 0.0)
 
 
@@ -179,4 +179,4 @@ def test_one_class_and_one_picture():
 def test_wrong_shapes_are_refused(shape: tuple[int, ...]):
     labels = torch.zeros(0 if shape[0] == 0 else 4, dtype=torch.int64)
     with pytest.raises(ValueError, match="a row for each picture and a column for each class"):
-        predictions(labels, torch.zeros(shape))
+        Predictions.of(labels, torch.zeros(shape))

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from cifar_core.explain.calibration import fit_temperature
-from cifar_core.explain.predictions import predictions
+from cifar_core.explain.predictions import Predictions
 from cifar_core.report.settings import AnalysisSettings
 from cifar_core.report.tables import ERROR_COLUMNS, ISSUE_COLUMNS
 from tests.report.examples import HISTORY, NAMES, Net, guesses, pictures, run
@@ -141,7 +141,7 @@ def test_label_issues_are_ranked_and_marked_among_the_errors(tmp_path: Path):
 def test_the_temperature_is_fitted_on_validation_and_measured_on_the_split(tmp_path: Path):
     data, logits, val_logits = pictures(LABELS), guesses(LABELS), 3 * guesses(LABELS, seed=8)
     scaled = run(data, logits, tmp_path, val_logits=val_logits)["temperature_scaling"]
-    temperature = fit_temperature(predictions(data.val.labels, val_logits))
+    temperature = fit_temperature(Predictions.of(data.val.labels, val_logits))
     assert scaled["temperature"] == temperature
     assert scaled["fitted_on"] == "val, 60 pictures"
     cooled = torch.nn.functional.cross_entropy(logits.double() / temperature, torch.tensor(LABELS))

@@ -8,7 +8,7 @@ import torch
 
 from cifar_core.explain.calibration import reliabilities
 from cifar_core.explain.metrics import confusion_matrix, metrics
-from cifar_core.explain.predictions import predictions
+from cifar_core.explain.predictions import Predictions
 from cifar_core.report.charts import class_bars, confusion_chart, line_chart, reliability_chart
 from tests.report.examples import NAMES, guesses
 
@@ -89,8 +89,8 @@ def test_the_confusion_matrix_is_drawn_true_class_down_predicted_class_across():
 
 
 def test_bars_of_the_classes_are_as_long_as_their_recall():
-    found = predictions(torch.tensor(LABELS), guesses(LABELS))
-    rows = metrics(found, [*NAMES, EVIL])["per_class"]  # the last one has no pictures
+    predictions = Predictions.of(torch.tensor(LABELS), guesses(LABELS))
+    rows = metrics(predictions, [*NAMES, EVIL])["per_class"]  # the last one has no pictures
     svg = parse(class_bars("Classes", rows, [*NAMES, EVIL]))
     assert inside(svg)
     bars = [float(bar.get("width")) for bar in svg.iter("rect") if bar.get("class") == "bar"]
@@ -101,8 +101,8 @@ def test_bars_of_the_classes_are_as_long_as_their_recall():
 
 
 def test_bars_of_reliability_are_as_high_as_the_accuracy():
-    found = predictions(torch.tensor(LABELS), guesses(LABELS))
-    before, after = reliabilities(found, 1.5)
+    predictions = Predictions.of(torch.tensor(LABELS), guesses(LABELS))
+    before, after = reliabilities(predictions, 1.5)
     svg = parse(reliability_chart("Reliability", before, after))
     assert inside(svg)
     bars = [bar for bar in svg.iter("rect") if bar.get("class") == "bar"]
@@ -115,9 +115,9 @@ def test_bars_of_reliability_are_as_high_as_the_accuracy():
 
 
 def test_charts_of_unknown_confidences_are_empty_but_there():
-    found = predictions(torch.tensor([0, 1]), torch.full((2, 3), math.nan))
-    svg = parse(reliability_chart("Reliability", *reliabilities(found, None)))
+    predictions = Predictions.of(torch.tensor([0, 1]), torch.full((2, 3), math.nan))
+    svg = parse(reliability_chart("Reliability", *reliabilities(predictions, None)))
     assert not [bar for bar in svg.iter("rect")]
     assert len(svg.findall("text")) > 5
-    counts = confusion_matrix(found.labels, found.preds, 3).numpy()
+    counts = confusion_matrix(predictions.labels, predictions.preds, 3).numpy()
     assert len(parse(confusion_chart("Confusion", counts, "abc")).findall("g")) == 2

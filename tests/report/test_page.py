@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from cifar_core.explain.predictions import predictions
+from cifar_core.explain.predictions import Predictions
 from cifar_core.report.analyse import shown_errors
 from cifar_core.report.embed import SPRITE_BYTES, grid_bytes, sprite
 from cifar_core.report.findings import findings
@@ -137,14 +137,14 @@ def test_a_full_report_of_ten_thousand_noisy_pictures_stays_below_two_megabytes(
 def test_pictures_of_the_page_are_described_by_the_data(tmp_path: Path):
     data, logits = pictures(LABELS, names=True), guesses(LABELS)
     run(data, logits, tmp_path)
-    found = predictions(torch.tensor(LABELS), logits)
-    rows = found.errors()
+    predictions = Predictions.of(torch.tensor(LABELS), logits)
+    rows = predictions.errors()
     cards = embedded(report(tmp_path))["pictures"]
     assert cards["index"] == data.test.index[rows].tolist()
     assert cards["file"] == [data.test.names[row] for row in rows]
-    assert cards["true"] == found.labels[rows].tolist()
-    assert cards["predicted"] == [top[0] for top in cards["top"]] == found.preds[rows].tolist()
-    expected = found.probs[rows].sort(1, descending=True).values[:, :3]
+    assert cards["true"] == predictions.labels[rows].tolist()
+    assert cards["predicted"] == [top[0] for top in cards["top"]] == predictions.preds[rows].tolist()
+    expected = predictions.probs[rows].sort(1, descending=True).values[:, :3]
     np.testing.assert_allclose(cards["probs"], expected, atol=5e-5)
 
 
@@ -154,11 +154,11 @@ def test_half_of_the_shown_errors_are_the_surest_and_rare_confusions_have_their_
     logits = torch.zeros(93, 5)
     logits[:90, 1] = torch.linspace(9, 6, 90)
     logits[90:, 0] = torch.tensor([1.0, 2.0, 3.0])
-    found = predictions(labels, logits)
-    assert shown_errors(found, 20, 5).tolist() == [*range(17), 92, 91, 90]
-    assert shown_errors(found, 20, 20).tolist() == list(range(20))
-    assert shown_errors(found, 500, 5).tolist() == [*range(90), 92, 91, 90]
-    right = predictions(labels, torch.nn.functional.one_hot(labels, 5).float())
+    predictions = Predictions.of(labels, logits)
+    assert shown_errors(predictions, 20, 5).tolist() == [*range(17), 92, 91, 90]
+    assert shown_errors(predictions, 20, 20).tolist() == list(range(20))
+    assert shown_errors(predictions, 500, 5).tolist() == [*range(90), 92, 91, 90]
+    right = Predictions.of(labels, torch.nn.functional.one_hot(labels, 5).float())
     assert shown_errors(right, 20, 5).tolist() == []
 
 

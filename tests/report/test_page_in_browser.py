@@ -17,7 +17,7 @@ from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
 
 from cifar_core.explain.cams import evidence
 from cifar_core.explain.labels import label_issues, label_quality
-from cifar_core.explain.predictions import Predictions, predictions
+from cifar_core.explain.predictions import Predictions
 from cifar_core.report.heat import overlay
 from tests.report.examples import HISTORY, guesses, pictures, run
 
@@ -49,8 +49,8 @@ FACTS = {
 
 
 @pytest.fixture(scope="module")
-def found() -> Predictions:
-    return predictions(torch.tensor(LABELS), guesses(LABELS))
+def predictions() -> Predictions:
+    return Predictions.of(torch.tensor(LABELS), guesses(LABELS))
 
 
 @pytest.fixture(scope="module")
@@ -113,46 +113,48 @@ def choose(page, name: str, value: object) -> None:
     Select(page.find_element(By.ID, name)).select_by_value(str(value))
 
 
-def errors_by(found: Predictions, key: torch.Tensor, chosen: torch.Tensor | None = None) -> list[int]:
+def errors_by(predictions: Predictions, key: torch.Tensor, chosen: torch.Tensor | None = None) -> list[int]:
     """Indices of the errors among `chosen`, ordered by a key."""
-    rows = found.errors()
+    rows = predictions.errors()
     if chosen is not None:
         rows = rows[chosen[rows]]
     return [1000 + 3 * row for row in rows[key[rows].argsort(stable=True)].tolist()]
 
 
-def test_the_gallery_starts_with_the_most_confident_errors(page, found: Predictions):
-    total = len(found.errors())
+def test_the_gallery_starts_with_the_most_confident_errors(page, predictions: Predictions):
+    total = len(predictions.errors())
     assert total > 100
     assert page.find_element(By.ID, "count").text == f"All {total} errors"
-    expected = errors_by(found, -found.confidence)
+    expected = errors_by(predictions, -predictions.confidence)
     assert shown_indices(page) == expected[:48]
     page.find_element(By.ID, "more").click()
     assert shown_indices(page) == expected[:96]
 
 
 @pytest.mark.parametrize("name", ["unsure", "loss", "quality", "index"])
-def test_sorting_orders_the_cards(page, found: Predictions, name: str):
+def test_sorting_orders_the_cards(page, predictions: Predictions, name: str):
     keys = {
-        "unsure": found.confidence,
-        "loss": -found.losses,
-        "quality": label_quality(found),
+        "unsure": predictions.confidence,
+        "loss": -predictions.losses,
+        "quality": label_quality(predictions),
         "index": torch.arange(len(LABELS)),
     }
     choose(page, "sort", name)
     # Numbers in the page are rounded to four places, so pictures that close may change places.
     values = {1000 + 3 * row: float(keys[name][row]) for row in range(len(LABELS))}
     shown = [values[index] for index in shown_indices(page)]
-    expected = [values[index] for index in errors_by(found, keys[name])[:48]]
+    expected = [values[index] for index in errors_by(predictions, keys[name])[:48]]
     np.testing.assert_allclose(shown, expected, atol=2e-4)
 
 
-def test_filters_leave_the_right_cards_and_reset_brings_all_back(page, found: Predictions):
+def test_filters_leave_the_right_cards_and_reset_brings_all_back(page, predictions: Predictions):
     choose(page, "true", 3)
-    expected = errors_by(found, -found.confidence, found.labels == 3)
+    expected = errors_by(predictions, -predictions.confidence, predictions.labels == 3)
     assert shown_indices(page) == expected[:48]
     choose(page, "predicted", 5)
-    expected = errors_by(found, -found.confidence, (found.labels == 3) & (found.preds == 5))
+    expected = errors_by(
+        predictions, -predictions.confidence, (predictions.labels == 3) & (predictions.preds == 5)
+    )
     assert shown_indices(page) == expected != []
     assert page.find_element(By.ID, "count").text == f"All {len(expected)} errors"
     page.find_element(By.ID, "reset").click()
@@ -160,25 +162,27 @@ def test_filters_leave_the_right_cards_and_reset_brings_all_back(page, found: Pr
     assert len(shown_indices(page)) == 48
 
 
-def test_the_slider_and_the_box_filter_by_confidence_and_suspicion(page, found: Predictions):
+def test_the_slider_and_the_box_filter_by_confidence_and_suspicion(page, predictions: Predictions):
     slider = page.find_element(By.ID, "least")
     slider.send_keys(Keys.END)
     slider.send_keys(*[Keys.ARROW_LEFT] * 9)
     assert page.find_element(By.ID, "least-shown").text == "90 %"
-    sure = found.confidence >= 0.9
-    assert shown_indices(page) == errors_by(found, -found.confidence, sure)[:48] != []
+    sure = predictions.confidence >= 0.9
+    assert shown_indices(page) == errors_by(predictions, -predictions.confidence, sure)[:48] != []
     page.find_element(By.ID, "suspected").send_keys(Keys.SPACE)
     suspected = torch.zeros(len(LABELS), dtype=torch.bool)
-    suspected[label_issues(found).rows] = True
-    expected = errors_by(found, -found.confidence, sure & suspected)
+    suspected[label_issues(predictions).rows] = True
+    expected = errors_by(predictions, -predictions.confidence, sure & suspected)
     assert shown_indices(page) == expected[:48] != []
-    count = f"{len(expected)} of {len(found.errors())} errors in this page"
+    count = f"{len(expected)} of {len(predictions.errors())} errors in this page"
     assert page.find_element(By.ID, "count").text == count
 
 
-def test_a_cell_of_the_confusion_matrix_filters_the_gallery(page, found: Predictions):
+def test_a_cell_of_the_confusion_matrix_filters_the_gallery(page, predictions: Predictions):
     page.find_element(By.CSS_SELECTOR, '.cell[data-t="3"][data-p="5"]').click()
-    expected = errors_by(found, -found.confidence, (found.labels == 3) & (found.preds == 5))
+    expected = errors_by(
+        predictions, -predictions.confidence, (predictions.labels == 3) & (predictions.preds == 5)
+    )
     assert shown_indices(page) == expected
     cell = page.find_element(By.CSS_SELECTOR, '.cell[data-t="3"][data-p="5"]')
     assert cell.get_attribute("aria-pressed") == "true"
@@ -188,7 +192,9 @@ def test_a_cell_of_the_confusion_matrix_filters_the_gallery(page, found: Predict
     assert len(shown_indices(page)) == 48
 
 
-def test_the_confusion_matrix_is_one_stop_of_the_keyboard_and_arrows_walk_in_it(page, found: Predictions):
+def test_the_confusion_matrix_is_one_stop_of_the_keyboard_and_arrows_walk_in_it(
+    page, predictions: Predictions
+):
     stops = page.find_elements(By.CSS_SELECTOR, '.cell[tabindex="0"]')
     assert len(stops) == 1
     page.execute_script("arguments[0].focus()", stops[0])
@@ -198,11 +204,11 @@ def test_the_confusion_matrix_is_one_stop_of_the_keyboard_and_arrows_walk_in_it(
     assert (cell.get_attribute("data-t"), cell.get_attribute("data-p")) == ("2", "1")
     assert page.find_element(By.ID, "cell").text == cell.get_attribute("aria-label")
     webdriver.ActionChains(page).send_keys(Keys.ENTER).perform()
-    chosen = (found.labels == 2) & (found.preds == 1)
-    assert shown_indices(page) == errors_by(found, -found.confidence, chosen)
+    chosen = (predictions.labels == 2) & (predictions.preds == 1)
+    assert shown_indices(page) == errors_by(predictions, -predictions.confidence, chosen)
 
 
-def test_a_card_is_enlarged_by_keyboard_with_all_maps(page, found: Predictions):
+def test_a_card_is_enlarged_by_keyboard_with_all_maps(page, predictions: Predictions):
     page.find_element(By.CSS_SELECTOR, "#gallery .open").send_keys(Keys.ENTER)
     dialog = page.find_element(By.ID, "large")
     assert dialog.is_displayed()
@@ -210,7 +216,7 @@ def test_a_card_is_enlarged_by_keyboard_with_all_maps(page, found: Predictions):
     def index() -> int:
         return int(dialog.find_elements(By.CSS_SELECTOR, ".detail")[-1].text.split()[1])
 
-    expected = errors_by(found, -found.confidence)
+    expected = errors_by(predictions, -predictions.confidence)
     assert index() == expected[0]
     assert "predicted minus true" in dialog.text
     page.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
@@ -284,13 +290,13 @@ def test_a_sandboxed_frame_without_origin_shows_the_same(browser, folder: Path, 
     assert {url.partition(":")[0] for url in requested_since(browser)} <= {"file", "data", "about"}
 
 
-def test_without_scripts_the_first_errors_stand_in_order(browser, folder: Path, found: Predictions):
+def test_without_scripts_the_first_errors_stand_in_order(browser, folder: Path, predictions: Predictions):
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         browser.get(f"file://{folder}/report.html")
         cards = browser.find_elements(By.CSS_SELECTOR, "#gallery > li")
         indices = [int(card.text.split("index ")[1].split(" ")[0]) for card in cards]
-        assert indices == errors_by(found, -found.confidence)[:16]
+        assert indices == errors_by(predictions, -predictions.confidence)[:16]
         assert all(card.find_element(By.TAG_NAME, "img").get_attribute("alt") for card in cards)
         assert not browser.find_element(By.ID, "filters").is_displayed()
         assert not browser.find_element(By.ID, "more").is_displayed()
@@ -343,12 +349,12 @@ def test_cells_of_many_classes_are_chosen_too(browser, tmp_path: Path):
     labels = [i % 40 for i in range(400)]
     logits = guesses(labels, 40)
     run(pictures(labels, classes=[f"class {i}" for i in range(40)]), logits, tmp_path)
-    found = predictions(torch.tensor(labels), logits)
-    row = int(found.errors()[0])
-    label, pred = int(found.labels[row]), int(found.preds[row])
+    predictions = Predictions.of(torch.tensor(labels), logits)
+    row = int(predictions.errors()[0])
+    label, pred = int(predictions.labels[row]), int(predictions.preds[row])
     visit(browser, f"file://{tmp_path}/report.html")
     cell = browser.find_element(By.CSS_SELECTOR, f'.cell[data-t="{label}"][data-p="{pred}"]')
     cell.click()
-    chosen = (found.labels == label) & (found.preds == pred)
-    assert shown_indices(browser) == errors_by(found, -found.confidence, chosen)
+    chosen = (predictions.labels == label) & (predictions.preds == pred)
+    assert shown_indices(browser) == errors_by(predictions, -predictions.confidence, chosen)
     assert int(cell.get_attribute("data-n")) == chosen.sum()

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from cifar_core.explain.calibration import reliabilities
 from cifar_core.explain.metrics import metrics
-from cifar_core.explain.predictions import predictions
+from cifar_core.explain.predictions import Predictions
 from cifar_core.report.plots import class_plot, confusion_plot, curves_plot, reliability_plot
 from tests.report.examples import HISTORY, NAMES, guesses
 
@@ -51,7 +51,7 @@ def test_classes_are_sorted_from_the_worst_and_those_without_pictures_come_last(
     # a: 9 of 10 right; b: no pictures, never predicted; c: 1 of 5 right, the others taken for a
     labels = torch.tensor([0] * 10 + [2] * 5)
     preds = torch.tensor([0] * 9 + [2, 2] + [0] * 4)
-    rows = metrics(predictions(labels, torch.eye(3)[preds]), "abc")["per_class"]
+    rows = metrics(Predictions.of(labels, torch.eye(3)[preds]), "abc")["per_class"]
     figure = class_plot(rows, ["a", "b", "c"], 0.6, "title")
     width(figure)
     axes = figure.axes[0]
@@ -64,8 +64,8 @@ def test_classes_are_sorted_from_the_worst_and_those_without_pictures_come_last(
 
 
 def test_reliability_shows_the_bins_before_and_after():
-    found = predictions(torch.arange(200) % 10, guesses([i % 10 for i in range(200)]))
-    before, after = reliabilities(found, 2.0)
+    predictions = Predictions.of(torch.arange(200) % 10, guesses([i % 10 for i in range(200)]))
+    before, after = reliabilities(predictions, 2.0)
     figure = reliability_plot(before, after, "title")
     width(figure)
     bars, counts = figure.axes

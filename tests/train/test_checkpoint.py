@@ -56,7 +56,7 @@ def test_another_content_is_named(tmp_path):
 def test_killed_while_writing_leaves_a_whole_checkpoint(tmp_path):
     """SIGKILL at many moments of an endless rewriting: what is there always loads."""
     writer = (
-        "import sys, torch, pathlib; from cifar_core import checkpoint\n"
+        "import sys, torch, pathlib; from cifar_core.train import checkpoint\n"
         "for n in range(10**9): checkpoint.save(pathlib.Path(sys.argv[1]), {'n': torch.full((300_000,), n)})"
     )
     path = tmp_path / "last.pt"
@@ -64,6 +64,7 @@ def test_killed_while_writing_leaves_a_whole_checkpoint(tmp_path):
         process = subprocess.Popen([sys.executable, "-c", writer, str(path)], cwd=PROJECT)
         inode = path.stat().st_ino if path.exists() else None
         while not path.exists() or path.stat().st_ino == inode:
+            assert process.poll() is None
             time.sleep(0.001)
         time.sleep(pause)
         process.send_signal(signal.SIGKILL)
@@ -134,14 +135,14 @@ def test_start_from_leaves_the_head_for_other_classes(trained):
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "message"),
     [
         (net(3, width=8), r"\d tensors do not fit, the first: 0\.weight is \(4, 3, 3, 3\)"),
         (nn.Sequential(nn.Flatten(), nn.Linear(48, 3)), "tensors do not fit"),
     ],
 )
-def test_start_from_refuses_another_model(trained, model, told):
+def test_start_from_refuses_another_model(trained, model, message):
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         checkpoint.start_from(model, trained.state_dict(), new_head=True)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

@@ -62,15 +62,15 @@ def net(dropout: float = 0.0) -> nn.Module:
 
 
 def begin(
-    data: Data, settings: TrainerSettings = SETTINGS, *, seed: int = 0, dropout=0.0, where=FP32, lr=0.05
+    data: Data, settings: TrainerSettings = SETTINGS, *, seed: int = 0, dropout=0.0, hardware=FP32, lr=0.05
 ):
     torch.manual_seed(seed)
-    model = where.place(net(dropout))
+    model = hardware.place(net(dropout))
     optimizer = torch.optim.SGD(model.named_parameters(), lr=lr, momentum=0.9)
     steps = state_module.steps_per_epoch(len(data.train), settings)
     scheduler = schedules.cosine(optimizer, epochs=settings.epochs, steps_per_epoch=steps)
     return state_module.start(
-        model, optimizer, scheduler, numerics=where, seed=seed, ema_decay=settings.ema_decay
+        model, optimizer, scheduler, numerics=hardware, seed=seed, ema_decay=settings.ema_decay
     )
 
 
@@ -93,6 +93,9 @@ def test_results_say_what_happened(data):
     assert [r.step for r in results] == [6, 12]  # 50 // 8, the incomplete batch dropped
     assert set(results[0].metrics) == {"train/loss", "train/acc", "val/loss", "val/acc"}
     assert (state.epoch, state.step) == (2, 12)
+    metrics = results[0].metrics
+    assert list(results[0].row) == ["epoch", "step", *metrics, "lr", "seconds", "images_per_second"]
+    assert results[0].row.items() >= metrics.items()
     logits = predict.predict(state.model, data, data.val, FP32, batch_size=100)
     with torch.no_grad():
         direct = state.model.eval()(data.normalize(data.val.images))
@@ -257,8 +260,8 @@ def test_resumed_equals_uninterrupted(data, tmp_path, ema_decay):
 
 
 def test_the_scale_of_float16_is_resumed(data):
-    where = numerics(dataclasses.replace(SETTINGS, precision="fp16"))
-    state, other = begin(data, where=where), begin(data, where=where)
+    hardware = numerics(dataclasses.replace(SETTINGS, precision="fp16"))
+    state, other = begin(data, hardware=hardware), begin(data, hardware=hardware)
     state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**9)
     other.load_state_dict(state.state_dict())
     assert other.scaler.get_scale() == 2.0**9
@@ -307,7 +310,7 @@ def test_ema_is_the_average_of_weights_and_running_statistics(data):
 def test_gradients_are_clipped(data, precision):
     """In float16 too, where they are large multiples of the true ones until they are unscaled."""
     settings = dataclasses.replace(SETTINGS, epochs=1, batch_size=50, grad_clip=0.01, precision=precision)
-    state = begin(data, settings, where=numerics(settings))
+    state = begin(data, settings, hardware=numerics(settings))
     before = [p.detach().clone() for p in state.model.parameters()]
     state.optimizer.param_groups[0]["lr"] = 1.0
     state.scheduler.base_lrs = [1.0]
@@ -409,8 +412,7 @@ def test_the_further_figure_is_that_of_the_views(data):
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_reduced_precision_learns(data, precision):
     settings = dataclasses.replace(SETTINGS, epochs=30, precision=precision)
-    where = numerics(settings)
-    state = begin(data, settings, where=where)
+    state = begin(data, settings, hardware=numerics(settings))
     assert state.scaler.is_enabled() == (precision == "fp16")
     assert run(state, data, settings)[-1].metrics["val/acc"] >= 0.9
     assert {p.dtype for p in state.model.parameters()} == {torch.float32}

@@ -259,7 +259,7 @@ def digits():
     from experiments.config.compose import compose
     from experiments.config.values import settings
 
-    return load_data(settings(compose(["data=digits"]))["data"])
+    return load_data(settings(compose(["data=digits"])).data)
 
 
 def digits_net() -> nn.Module:
