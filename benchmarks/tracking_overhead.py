@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.tracking.mlflow_store import open_store
-from experiments.tracking.tracker import MlflowTracker
+from experiments.tracking.mlflow_store import connect
+from experiments.tracking.mlflow_tracker import MlflowTracker
 from experiments.tracking.uri import tracking_uri
 
 METRICS = (
@@ -40,7 +40,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         uri = tracking_uri(args.uri or f"sqlite:///{folder}/mlflow.db")
-        open_store(uri)  # making the store is not what is measured
+        connect(uri)  # making the store is not what is measured
         ways: dict[str, Callable[[Path], Seconds]] = {
             "ours: spool and thread": lambda out_dir: _ours(uri, out_dir, args.epochs, args.epoch_seconds),
             "MLflow, a batch per epoch": lambda _: _mlflow(uri, args.epochs, args.epoch_seconds, batch=True),
@@ -84,7 +84,7 @@ def _mlflow(uri: str, epochs: int, epoch_seconds: float, *, batch: bool) -> Seco
     from mlflow.entities import Metric, Param
 
     began = time.perf_counter()
-    client = open_store(uri)
+    client = connect(uri)
     experiment = client.get_experiment_by_name("overhead").experiment_id
     run_id = client.create_run(experiment).info.run_id
     client.log_batch(run_id, params=[Param(key, str(value)) for key, value in PARAMS.items()])

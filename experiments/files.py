@@ -7,7 +7,9 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from cifar_core.files import lock, whole
 
 PROJECT = Path(__file__).resolve().parents[1]
 CONF = PROJECT / "conf"
@@ -32,15 +34,13 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 def write_text(path: Path, text: str) -> None:
     """Replace the file by ``text`` in one step that a kill cannot split."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Replace the file by an indented JSON object, as `write_text` does."""
+    write_text(path, json.dumps(content, indent=2, default=str) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -56,11 +56,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+def csv_text(rows: Sequence[Mapping[str, Any]], *, end: str = "\n") -> str:
     """Return rows as CSV under the names of all their keys; what is not known stays empty."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    writer = csv.writer(out, lineterminator=end)
     writer.writerow(names)
     writer.writerows([_blank(row.get(name)) for name in names] for row in rows)
     return out.getvalue()
@@ -68,3 +68,20 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _blank(value: Any) -> Any:
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
+
+
+def own(folder: Path) -> TextIO:
+    """Lock ``folder`` for this process until the file returned is closed.
+
+    Raises BlockingIOError with the owner's name where another process has it.
+    """
+    file = (folder / "lock").open("a+")
+    if not lock(file):
+        file.seek(0)
+        owner = file.read().strip() or "another process"
+        file.close()
+        raise BlockingIOError(owner)
+    file.truncate(0)
+    file.write(f"process {os.getpid()}")
+    file.flush()
+    return file

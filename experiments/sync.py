@@ -2,12 +2,10 @@
 
 import argparse
 import logging
-import os
 import sys
 from pathlib import Path
 
-from experiments.tracking.sync import run_folders, sync
-from experiments.tracking.uri import tracking_uri
+from experiments.tracking.sync import sync
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,14 +19,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--uri", help="deliver to this store instead of the one each run was meant for")
     args = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # seconds; here nobody's training waits
     try:
-        folders = [run for folder in args.folders for run in run_folders(folder)]
-        override = tracking_uri(args.uri) if args.uri else None
+        outcomes = sync(args.folders, args.uri)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    unreachable: dict[str, str] = {}
-    return max(sync(folder, override, unreachable) for folder in folders)
+    failed = False
+    for outcome in outcomes:
+        print(f"{outcome.folder}: {outcome.text}")
+        failed |= outcome.failed
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 TARGETS = {  # what a `_target_` begins with: old -> new
     "cifar_core.optim.": "cifar_core.train.optim.",
     "cifar_core.schedules.": "cifar_core.train.schedules.",
-    "experiments.tracking.MlflowTracker": "experiments.tracking.tracker.MlflowTracker",
+    "experiments.tracking.MlflowTracker": "experiments.tracking.mlflow_tracker.MlflowTracker",
     "experiments.tracking.NoTracker": "experiments.tracking.tracker.NoTracker",
 }
 
@@ -37,7 +37,7 @@ def renew(values: Any) -> Any:
 
 def renew_config(cfg: DictConfig, *, tell: bool = False) -> None:
     """Put today's names into ``cfg``, in place; ``tell`` names each new one once, in a line of the log."""
-    for key in cfg:
+    for key in map(str, cfg):
         if key == "hydra" or OmegaConf.is_missing(cfg, key) or OmegaConf.is_interpolation(cfg, key):
             continue
         value = cfg[key]

@@ -1,62 +1,168 @@
-"""MLflow as a store: its limits, its client, its pages."""
+"""MLflow as a store: its limits, its laws, its client, its pages."""
 
 import getpass
 import hashlib
+import json
 import logging
 import os
 import re
 import socket
-import warnings
-from contextlib import suppress
-from importlib.metadata import version
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import quote
 
-from experiments.files import canonical
-from experiments.tracking.processes import is_dead
+from PIL import Image
+
+from experiments.tracking.processes import HOST_TAG, PROCESS_TAG, is_dead
 from experiments.tracking.spool import Record
 from experiments.tracking.sqlite import artifact_root, create_database
-from experiments.tracking.uri import one_line, public_uri, tracking_uri
+from experiments.tracking.store import Entry, Ids, Missed, Param, Point, Refused, Tag
+from experiments.tracking.uri import brief, public_uri, tracking_uri
+
+if TYPE_CHECKING:  # MLflow reads its environment when it is imported, and that takes seconds
+    from mlflow import MlflowClient, entities
 
 # MLflow's limits (mlflow/utils/validation.py): characters, and entries of one log_batch.
 NAME_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6000, 8000
-
+DATASET_LENGTH, DIGEST_LENGTH = 500, 36
 METRICS_PER_BATCH, PARAMS_PER_BATCH, TAGS_PER_BATCH = 800, 100, 100  # 1000 together
 
-SPOOL_TAG, HOST_TAG, PROCESS_TAG = "tracker.spool", "tracker.host", "tracker.process"
+SPOOL_TAG = "tracker.spool"
 
 
-def clean_name(name: str) -> str:
-    """Turn any text into a name that MLflow accepts for a metric, a parameter or a tag."""
-    parts = re.sub(r"[^\w.\- :/]", "_", name).split("/")
-    clean = "/".join(part for part in parts if part not in ("", ".", "..")) or "_"
-    if len(clean) <= NAME_LENGTH:
-        return clean
-    digest = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:8]
-    return f"{clean[: NAME_LENGTH - 9]}-{digest}"
+class MlflowStore:
+    """An MLflow server or database; an sqlite file is made where there is none."""
+
+    name: ClassVar[str] = "MLflow"
+
+    def __init__(self, uri: str) -> None:
+        """Name the store by its absolute URI; nothing is opened yet."""
+        self._uri = uri
+        self._client: MlflowClient
+        self._run_id: str
+        self._params: set[str] = set()  # names of those that MLflow has
+
+    @property
+    def uri(self) -> str:
+        """Where it is, without passwords."""
+        return public_uri(self._uri)
+
+    def open(self, start: Record) -> Ids:
+        """Find the run with the spool id of a start record, or create it."""
+        client = connect(self._uri)
+        experiment_id = _find_experiment(client, start["experiment"], self._uri)
+        wanted = f"tags.`{SPOOL_TAG}` = '{start['spool']}'"
+        runs = client.search_runs([experiment_id], wanted, max_results=1)
+        run = runs[0] if runs else _create_run(client, experiment_id, start)
+        self._client, self._run_id, self._params = client, run.info.run_id, set(run.data.params)
+        return Ids(experiment_id, run.info.run_id)
+
+    def page(self, ids: Ids) -> str:
+        """Return the run's page: on the server, or where `mlflow ui` will stand once it is started."""
+        base = self.uri if self.uri.startswith("http") else "http://127.0.0.1:5000"
+        page = f"/#/experiments/{ids.experiment}/runs/{ids.run}"
+        return f"{base}{page}?workflowType=machine_learning"  # without it the UI opens in its GenAI mode
+
+    def log(self, entries: Sequence[Entry]) -> None:
+        """Send entries in as few batches as MLflow allows, without the parameters that it has."""
+        from mlflow import entities
+
+        metrics: list[entities.Metric] = []
+        params: dict[str, entities.Param] = {}
+        tags: dict[str, entities.RunTag] = {}
+        for entry in entries:
+            key = clean_name(entry.key)
+            if isinstance(entry, Point):
+                metrics.append(entities.Metric(key, entry.value, entry.t, entry.step))
+            elif isinstance(entry, Tag):
+                tags[key] = entities.RunTag(key, _cut(entry.value, TAG_LENGTH))
+            elif key not in self._params:  # MLflow never changes a parameter and refuses the whole batch
+                params.setdefault(key, entities.Param(key, _cut(entry.value, PARAM_LENGTH)))
+        try:
+            self._send(metrics, list(params.values()), list(tags.values()))
+        except Exception as error:
+            if not _is_refusal(error):
+                raise
+            raise Refused(f"MLflow refuses {_called(entries)}: {brief(error)}") from error
+
+    def log_dataset(self, *, name: str, digest: str, source: str, context: str) -> None:
+        """Keep a data set as input of the run; `context` is a tag of the pair."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        location = json.dumps({"uri": source})
+        dataset = Dataset(name[:DATASET_LENGTH], digest[:DIGEST_LENGTH], "local", location)
+        tags = [InputTag("mlflow.data.context", context)]
+        try:
+            self._client.log_inputs(self._run_id, datasets=[DatasetInput(dataset, tags)])
+        except Exception as error:
+            if not _is_refusal(error):
+                raise
+            raise Refused(f"MLflow refuses the data set {name!r}: {brief(error)}") from error
+
+    def upload(self, file: Path, folder: str | None) -> None:
+        """Upload a file as an artifact."""
+        with self._missed():
+            self._client.log_artifact(self._run_id, str(file), folder)
+
+    def upload_image(self, file: Path, *, key: str, step: int, t: int) -> None:
+        """Add a picture to the run's image grid, unless it is there."""
+        key = re.sub(r"[^a-zA-Z0-9_\-./ ]", "_", key)  # MLflow's law for image keys
+        stem = f"images/{key.replace('/', '~')}+step+{step}+timestamp+{t}+"
+        with self._missed():
+            paths = [each.path for each in self._client.list_artifacts(self._run_id, "images")]
+            if any(path.startswith(stem) and path.endswith("+compressed.webp") for path in paths):
+                return  # MLflow's file names hold a random part: a second upload would be a second picture
+            with Image.open(file) as image:
+                picture = image.convert("RGB")
+            self._client.log_image(self._run_id, picture, key=key, step=step, timestamp=t, synchronous=True)
+
+    def set_status(self, status: str, t: int) -> None:
+        """Set RUNNING, or end the run at this time."""
+        if status == "RUNNING":
+            self._client.update_run(self._run_id, status=status)
+        else:
+            self._client.set_terminated(self._run_id, status, end_time=t)
+
+    def mark_dead_runs(self) -> None:
+        """Set runs that this host left RUNNING and whose process is gone to KILLED."""
+        experiments = [experiment.experiment_id for experiment in self._client.search_experiments()]
+        mine = f"attributes.status = 'RUNNING' AND tags.`{HOST_TAG}` = '{socket.gethostname()}'"
+        for run in self._client.search_runs(experiments, mine):
+            if is_dead(run.data.tags[HOST_TAG], run.data.tags.get(PROCESS_TAG, "")):
+                self._client.set_terminated(run.info.run_id, "KILLED")
+
+    def _send(
+        self,
+        metrics: list["entities.Metric"],
+        params: list["entities.Param"],
+        tags: list["entities.RunTag"],
+    ) -> None:
+        while metrics or params or tags:
+            self._client.log_batch(
+                self._run_id,
+                metrics=metrics[:METRICS_PER_BATCH],
+                params=params[:PARAMS_PER_BATCH],
+                tags=tags[:TAGS_PER_BATCH],
+                synchronous=True,
+            )
+            self._params |= {param.key for param in params[:PARAMS_PER_BATCH]}
+            metrics = metrics[METRICS_PER_BATCH:]
+            params, tags = params[PARAMS_PER_BATCH:], tags[TAGS_PER_BATCH:]
+
+    @contextmanager
+    def _missed(self) -> Iterator[None]:
+        """Raise Missed for an error of which the store itself is not the cause."""
+        try:
+            yield
+        except Exception as error:  # OSError for a full disk, others by the kind of artifact store
+            self._client.get_run(self._run_id)  # raises where the store is the cause
+            raise Missed(brief(error)) from error
 
 
-def cut(text: str, length: int) -> str:
-    """Return a text of at most ``length`` characters, the cut marked."""
-    mark = " ... (cut)"  # the full value stays in the run's config.yaml
-    return text if len(text) <= length else text[: length - len(mark)] + mark
-
-
-def is_refusal(error: Exception) -> bool:
-    """Whether the store works but does not take this content."""
-    return getattr(error, "error_code", None) in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
-
-
-def tags_of(tags: dict[str, str]) -> list[Any]:
-    """Return tags as MLflow takes them."""
-    from mlflow.entities import RunTag
-
-    return [RunTag(clean_name(key), cut(canonical(value), TAG_LENGTH)) for key, value in tags.items()]
-
-
-def open_store(uri: str) -> Any:
-    """Return an `MlflowClient` for a store, creating an sqlite one; many processes may do it at once."""
+def connect(uri: str) -> "MlflowClient":
+    """Return a client for a store, creating an sqlite one; many processes may do it at once."""
     configure()
     from mlflow import MlflowClient
 
@@ -76,64 +182,32 @@ def configure() -> None:
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it warns of each retry
 
 
-def save_model(model: Any, folder: Path, images: Any) -> None:
-    """Save a model in MLflow's format to ``folder``, exported by running ``images`` through it."""
-    configure()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow's import warns of its own type hints
-        from mlflow.pytorch import save_model
-
-        torch_version = version("torch").partition("+")[0]
-        save_model(model, folder, input_example=images, pip_requirements=[f"torch=={torch_version}"])
-
-
-def mark_dead_runs(client: Any) -> list[str]:
-    """Set runs that this host left RUNNING and whose process is gone to KILLED; returns their ids."""
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    mine = f"attributes.status = 'RUNNING' AND tags.`{HOST_TAG}` = '{socket.gethostname()}'"
-    dead = []
-    for run in client.search_runs(experiments, mine):
-        if is_dead(run.data.tags[HOST_TAG], run.data.tags.get(PROCESS_TAG, "")):
-            client.set_terminated(run.info.run_id, "KILLED")
-            dead.append(run.info.run_id)
-    return dead
-
-
-def find_experiment(client: Any, name: str, uri: str) -> str:
-    """Return the id of the experiment, creating it; another process may do so at the same moment."""
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        location = None
-        if not uri.startswith(("http", "databricks")):  # there the server decides
-            location = (artifact_root(uri) / "mlartifacts" / clean_name(name).replace("/", "_")).as_uri()
-        try:
-            return client.create_experiment(name, artifact_location=location)
-        except MlflowException:
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                raise
-    if found.lifecycle_stage != "active":
-        raise ValueError(
-            f"tracking.experiment {name!r} is deleted in MLflow: restore it or choose another name"
-        )
-    return found.experiment_id
-
-
-def create_run(client: Any, experiment_id: str, start: Record) -> Any:
-    """Create the MLflow run that a spool's start record asks for."""
-    tags = {SPOOL_TAG: start["spool"]}
-    with suppress(KeyError, OSError):  # a container's user may have no name
-        tags["mlflow.user"] = getpass.getuser()
-    return client.create_run(experiment_id, start_time=start["t"], tags=tags, run_name=start["run_name"])
-
-
 def import_mlflow() -> None:
     """Import MLflow as runs need it, as in a process that runs are forked from."""
     configure()
     import mlflow.entities  # noqa: F401
     from mlflow import MlflowClient  # noqa: F401
+
+
+def clean_name(name: str) -> str:
+    """Turn any text into a name that MLflow accepts for a metric, a parameter or a tag."""
+    parts = re.sub(r"[^\w.\- :/]", "_", name).split("/")
+    clean = "/".join(part for part in parts if part not in ("", ".", "..")) or "_"
+    if len(clean) <= NAME_LENGTH:
+        return clean
+    digest = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:8]
+    return f"{clean[: NAME_LENGTH - 9]}-{digest}"
+
+
+def _cut(text: str, length: int) -> str:
+    """Return a text of at most ``length`` characters, the cut marked."""
+    mark = " ... (cut)"  # the full value stays in the run's config.yaml
+    return text if len(text) <= length else text[: length - len(mark)] + mark
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the store works but does not take this content."""
+    return getattr(error, "error_code", None) in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
 
 def tagged_runs_page(url: str, tag: str, value: str) -> str:
@@ -151,22 +225,60 @@ def tracked_folders(uri: str | None, experiment: str | None, wanted: str) -> lis
     uri = tracking_uri(uri)
     if uri.startswith("sqlite") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise FileNotFoundError(f"there is no MLflow store {uri}")
-    folders: list[Path] = []
     try:
-        client = open_store(uri)
-        ids = {each.name: each.experiment_id for each in client.search_experiments()}
-        if experiment is not None and experiment not in ids:
-            raise ValueError(f"--experiment must be one of {', '.join(ids)}, got {experiment!r}")
-        chosen, token = list(ids.values()) if experiment is None else [ids[experiment]], None
-        while token != "":
-            page = client.search_runs(chosen, wanted, page_token=token)
-            tags = (run.data.tags for run in page)
-            folders += [Path(some["run_folder"]) for some in tags if "run_folder" in some]
-            token = page.token or ""
+        tags = [run.data.tags for run in _search(connect(uri), experiment, wanted)]
+    except ValueError:
+        raise
     except Exception as error:
-        if isinstance(error, ValueError):
-            raise
-        if is_refusal(error):
-            raise ValueError(f"--filter: {one_line(error)}") from error
-        raise ConnectionError(f"{public_uri(uri)} cannot be searched: {one_line(error)}") from error
-    return folders
+        if _is_refusal(error):
+            raise ValueError(f"--filter: {brief(error)}") from error
+        raise ConnectionError(f"{public_uri(uri)} cannot be searched: {brief(error)}") from error
+    return [Path(each["run_folder"]) for each in tags if "run_folder" in each]
+
+
+def _search(client: "MlflowClient", experiment: str | None, wanted: str) -> Iterator["entities.Run"]:
+    ids = {each.name: each.experiment_id for each in client.search_experiments()}
+    if experiment is not None and experiment not in ids:
+        raise ValueError(f"--experiment must be one of {', '.join(ids)}, got {experiment!r}")
+    chosen = list(ids.values()) if experiment is None else [ids[experiment]]
+    token: str | None = None
+    while token != "":
+        page = client.search_runs(chosen, wanted, page_token=token)
+        yield from page
+        token = page.token or ""
+
+
+def _find_experiment(client: "MlflowClient", name: str, uri: str) -> str:
+    """Return the id of the experiment, creating it; another process may do so at the same moment."""
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        location = None
+        if not uri.startswith(("http", "databricks")):  # there the server decides
+            location = (artifact_root(uri) / "mlartifacts" / clean_name(name).replace("/", "_")).as_uri()
+        try:
+            return client.create_experiment(name, artifact_location=location)
+        except MlflowException:
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage != "active":
+        raise ValueError(
+            f"tracking.experiment {name!r} is deleted in MLflow: restore it or choose another name"
+        )
+    return experiment.experiment_id
+
+
+def _create_run(client: "MlflowClient", experiment_id: str, start: Record) -> "entities.Run":
+    tags = {SPOOL_TAG: start["spool"]}
+    with suppress(KeyError, OSError):  # a container's user may have no name
+        tags["mlflow.user"] = getpass.getuser()
+    return client.create_run(experiment_id, start_time=start["t"], tags=tags, run_name=start["run_name"])
+
+
+def _called(entries: Sequence[Entry]) -> str:
+    if len(entries) > 1:
+        return f"one of {len(entries)} entries"
+    kind = {Point: "metrics", Param: "params", Tag: "tags"}[type(entries[0])]
+    return f"{kind} entry {clean_name(entries[0].key)!r}"

@@ -4,6 +4,8 @@ import os
 import socket
 from pathlib import Path
 
+HOST_TAG, PROCESS_TAG = "tracker.host", "tracker.process"  # of a run: by whom it is tracked
+
 
 def this_process() -> str:
     """Return `pid start boot namespace`, which no other process shares; `-` for what /proc does not tell."""

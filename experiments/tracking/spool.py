@@ -6,7 +6,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from experiments.files import write_text
 
 Record = dict[str, Any]
 
@@ -51,8 +53,11 @@ class Spool:
 
     def last(self, *kinds: str) -> Record | None:
         """Return the last record of these kinds."""
-        found = [record for record, _ in self.read() if record["kind"] in kinds]
-        return found[-1] if found else None
+        last = None
+        for record, _ in self.read():
+            if record["kind"] in kinds:
+                last = record
+        return last
 
     @property
     def id(self) -> str | None:
@@ -61,7 +66,7 @@ class Spool:
         return start["spool"] if start else None
 
 
-def _ends_with_newline(file: Any) -> bool:
+def _ends_with_newline(file: BinaryIO) -> bool:
     file.seek(-1, os.SEEK_END)
     return file.read(1) == b"\n"
 
@@ -84,10 +89,7 @@ class Delivered:
 
     def save(self, folder: Path, uri: str) -> None:
         """Write `tracking.offset` beside the spool, atomically."""
-        states = _states(folder) | {uri: asdict(self)}
-        temporary = folder / "tracking.offset.new"
-        temporary.write_text(json.dumps(states, indent=1))
-        temporary.replace(folder / "tracking.offset")
+        write_text(folder / "tracking.offset", json.dumps(_states(folder) | {uri: asdict(self)}, indent=1))
 
 
 def _states(folder: Path) -> dict[str, Any]:

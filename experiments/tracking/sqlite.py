@@ -1,13 +1,13 @@
 """Creates the local database of MLflow."""
 
-import fcntl
 import shutil
 import sqlite3
 import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from experiments.tracking.uri import PROJECT
+from cifar_core.files import lock
+from experiments.files import PROJECT
 
 
 def artifact_root(uri: str) -> Path:
@@ -22,13 +22,14 @@ def create_database(path: Path) -> None:
         pass  # in a folder that cannot be written, MLflow would take minutes to find out
     if path.exists() and path.stat().st_size:
         return
-    with open(f"{path}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with open(f"{path}.lock", "w") as file:
+        lock(file, wait=True)
         if not (path.exists() and path.stat().st_size):
             _write_schema(path)
 
 
 def _write_schema(path: Path) -> None:
+    # here, for MLflow reads its environment at its import
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     folder = Path(f"{path}.new")

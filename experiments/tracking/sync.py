@@ -1,34 +1,58 @@
-"""Delivers to MLflow what runs could not."""
+"""Delivers to their stores what runs could not."""
 
 import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.tracking.delivery import Delivery
-from experiments.tracking.mlflow_store import HOST_TAG, PROCESS_TAG
-from experiments.tracking.processes import is_dead
+from experiments.tracking.mlflow_store import MlflowStore
+from experiments.tracking.processes import HOST_TAG, PROCESS_TAG, is_dead
 from experiments.tracking.spool import Spool
-from experiments.tracking.uri import one_line, public_uri
+from experiments.tracking.store import Store
+from experiments.tracking.uri import brief, public_uri, tracking_uri
 
 
-def run_folders(folder: Path) -> list[Path]:
-    """Return the folders with a spool in and below ``folder``; FileNotFoundError where there is none."""
-    found = sorted(spool.parent for spool in folder.rglob("tracking.jsonl"))
-    if not found:
-        raise FileNotFoundError(f"{folder} holds no tracking.jsonl")
-    return found
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one run folder."""
+
+    folder: Path
+    text: str
+    failed: bool = False
 
 
-def sync(folder: Path, override: str | None, unreachable: dict[str, str]) -> int:
-    """Deliver one folder; a store found `unreachable` is not tried again for the next one."""
-    try:
-        outcome = _deliver(folder, override, unreachable)
-    except BlockingIOError:
-        outcome = "still running: its own process delivers"
-    except Exception as error:  # whatever MLflow, its database or the network raise: the next folder may do
-        print(f"{folder}: failed: {one_line(error)}")
-        return 1
-    print(f"{folder}: {outcome}")
-    return 0
+def store_at(uri: str) -> Store:
+    """Return the store that a spool calls ``uri``; a further kind of store goes by a scheme of its own."""
+    return MlflowStore(uri)
+
+
+def sync(paths: Sequence[Path], uri: str | None) -> Iterator[Outcome]:
+    """Deliver all run folders in and below ``paths``, to the store each was meant for or to ``uri``.
+
+    Raises FileNotFoundError for a path without any and ValueError for a wrong URI before it begins.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # seconds; here nobody's training waits
+    folders = [folder for path in paths for folder in _run_folders(path)]
+    return _sync(folders, tracking_uri(uri) if uri else None)
+
+
+def _run_folders(path: Path) -> list[Path]:
+    folders = sorted(spool.parent for spool in path.rglob("tracking.jsonl"))
+    if not folders:
+        raise FileNotFoundError(f"{path} holds no tracking.jsonl")
+    return folders
+
+
+def _sync(folders: Sequence[Path], override: str | None) -> Iterator[Outcome]:
+    unreachable: dict[str, str] = {}  # store -> why it is not tried again for the next folder
+    for folder in folders:
+        try:
+            yield Outcome(folder, _deliver(folder, override, unreachable))
+        except BlockingIOError:
+            yield Outcome(folder, "still running: its own process delivers")
+        except Exception as error:  # whatever a store, its database or the network raise: the next may do
+            yield Outcome(folder, f"failed: {brief(error)}", failed=True)
 
 
 def _deliver(folder: Path, override: str | None, unreachable: dict[str, str]) -> str:
@@ -37,7 +61,7 @@ def _deliver(folder: Path, override: str | None, unreachable: dict[str, str]) ->
     if start is None:
         raise ValueError("tracking.jsonl holds no readable start record")
     uri = override or _with_password(start["uri"])
-    delivery = Delivery(folder, uri)
+    delivery = Delivery(folder, store_at(uri))
     try:
         delivery.lock()
         _close_if_dead(spool)
@@ -49,10 +73,9 @@ def _deliver(folder: Path, override: str | None, unreachable: dict[str, str]) ->
             raise ConnectionError(unreachable[uri])
         delivery.deliver()
     except Exception as error:
-        if not (
-            delivery.is_open or isinstance(error, (BlockingIOError, ValueError))
-        ):  # those are this folder's
-            unreachable[uri] = one_line(error)
+        of_this_folder = isinstance(error, (BlockingIOError, ValueError))
+        if not (delivery.is_open or of_this_folder):
+            unreachable[uri] = brief(error)
         raise
     finally:
         delivery.close()

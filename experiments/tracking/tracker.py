@@ -1,25 +1,25 @@
-"""Mirrors runs to MLflow: log calls only write to the run's spool, a thread of its own delivers."""
+"""What a run calls to be recorded: `Tracker`, one that does nothing, and one that never holds a run up."""
 
 import logging
 import math
-import shutil
 import socket
 import threading
 import time
 import uuid
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from experiments.files import canonical, flatten
 from experiments.tracking.delivery import Delivery, warn_once
-from experiments.tracking.mlflow_store import HOST_TAG, PROCESS_TAG, save_model
-from experiments.tracking.processes import this_process
+from experiments.tracking.processes import HOST_TAG, PROCESS_TAG, this_process
 from experiments.tracking.spool import Spool
-from experiments.tracking.uri import one_line, public_uri, tracking_uri
+from experiments.tracking.store import Store
+from experiments.tracking.uri import brief
 
 log = logging.getLogger(__name__)
 
 STATUSES = ("FINISHED", "FAILED", "KILLED")
+NOTE_TAG = "mlflow.note.content"  # whatever the store: spools call it so
 
 TICK_SECONDS = 2.0  # between two deliveries; doubled after each failure
 LONGEST_TICK_SECONDS = 60.0
@@ -27,9 +27,65 @@ FAILING_SECONDS = 5.0  # how long closing waits for a store that fails
 SILENT_SECONDS = 60.0  # ... and for one that works, counted from its last answer
 
 
+class Tracker(Protocol):
+    """Records a run while it lasts; a context manager, made with `out_dir`, `run_name` and `tags`.
+
+    A class of one's own is named by `tracking._target_`; the group's other keys are its further arguments.
+    Making the object writes nothing, for every check of a configuration makes one.
+    """
+
+    records: ClassVar[bool]  # whether anything is recorded outside the run folder
+
+    @property
+    def uri(self) -> str | None:
+        """Where runs are recorded, without passwords."""
+
+    @property
+    def url(self) -> str | None:
+        """The run's page, once there is one."""
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's id where it is recorded, once there is one."""
+
+    def __enter__(self) -> Self:
+        """Start, or continue, the run."""
+
+    def __exit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: object) -> None:
+        """End the run; never raises for what the tracker itself could not do."""
+
+    def log_params(self, params: dict[str, Any]) -> None:
+        """Log parameters, nested dicts among them."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        """Log numbers of one step."""
+
+    def set_tags(self, tags: dict[str, str]) -> None:
+        """Set tags; a later value replaces an earlier one."""
+
+    def set_note(self, markdown: str) -> None:
+        """Set the run's description."""
+
+    def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
+        """Log a data set as input of the run; `digest` is its fingerprint, `context` a split's name."""
+
+    def log_image(self, path: Path, key: str, step: int) -> None:
+        """Log a picture file, which stays as it is, under `key`."""
+
+    def log_artifacts(self, path: Path) -> None:
+        """Log a complete file, or folder with all it holds."""
+
+    def log_model(self, model: Any, images: Any) -> None:
+        """Log a model that is on the CPU and in eval mode; `images` (N >= 2, 3, H, W) run through it."""
+
+    def finish(self, status: str) -> None:
+        """End the run with FINISHED, FAILED or KILLED, whatever the `with` block does afterwards."""
+
+
 class NoTracker:
     """Tracks nothing and imports nothing."""
 
+    records: ClassVar[bool] = False
     uri: str | None = None
     url: str | None = None
     run_id: str | None = None
@@ -72,41 +128,40 @@ class NoTracker:
         """Do nothing."""
 
 
-class MlflowTracker:
-    """Tracks a run in MLflow without ever delaying or failing it; a context manager.
+class SpooledTracker:
+    """Tracks a run in a store without ever delaying or failing it; a context manager.
 
     Log calls append to `<out_dir>/tracking.jsonl` and return. A thread delivers the file every two seconds;
     what it could not deliver stays there for `python -m experiments.sync <out_dir>`. Entering the same folder
-    again continues the same MLflow run.
+    again continues the same run in the store.
 
     Raises:
-        ValueError: for a `uri` of an unknown kind.
-        ConnectionError: on entering, when `required` and MLflow cannot be used.
+        ConnectionError: on entering, when `required` and the store cannot be used.
     """
+
+    records: ClassVar[bool] = True
 
     def __init__(
         self,
+        store: Store,
         *,
-        uri: str | None,
         experiment: str,
         required: bool,
-        nested: bool,
-        log_model: bool,
         out_dir: Path,
         run_name: str,
         tags: dict[str, str],
     ) -> None:
-        """Check the options; nothing is written or opened before the `with` block."""
-        self.uri = tracking_uri(uri)
+        """Keep the options; nothing is written or opened before the `with` block."""
+        self.uri = store.uri
         self.out_dir = Path(out_dir)
+        self._store = store
         self._experiment = experiment
         self._run_name = run_name
         self._required = required
-        self._log_model = log_model
-        self._tags = {k: v for k, v in tags.items() if nested or k != "mlflow.parentRunId"}
+        self._tags = tags
         self._spool = Spool(self.out_dir)
         self._warn = warn_once()
-        self._delivery = Delivery(self.out_dir, self.uri, self._warn)
+        self._delivery = Delivery(self.out_dir, store, self._warn)
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._first_try = threading.Event()
         self._closing = threading.Event()
@@ -115,7 +170,7 @@ class MlflowTracker:
 
     @property
     def run_id(self) -> str | None:
-        """The MLflow run's id, once the store has created it."""
+        """The run's id in the store, once the store has created it."""
         return self._delivery.state.run_id
 
     @property
@@ -128,13 +183,13 @@ class MlflowTracker:
         try:
             self._start()
         except OSError as error:
-            self._warn("spool", f"nothing is tracked: {one_line(error)}")
+            self._warn("spool", f"nothing is tracked: {brief(error)}")
         self._thread.start()
         if self._required and not (self._first_try.wait(SILENT_SECONDS) and self._delivery.is_open):
             self.finish("FAILED")
             self._closing.set()
             reason = self._delivery.trouble or f"no answer in {SILENT_SECONDS:.0f} s"
-            raise ConnectionError(f"tracking.required: {public_uri(self.uri)} cannot be used: {reason}")
+            raise ConnectionError(f"tracking.required: {self.uri} cannot be used: {reason}")
         return self
 
     def __exit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: object) -> None:
@@ -145,12 +200,13 @@ class MlflowTracker:
         try:
             self._wait()
         except KeyboardInterrupt:
-            log.warning("stopped waiting for MLflow")
+            log.warning("stopped waiting for %s", self._store.name)
         if not self._delivery.is_complete:
-            log.warning("not everything reached MLflow; later: python -m experiments.sync %s", self.out_dir)
+            command = f"python -m experiments.sync {self.out_dir}"
+            log.warning("not everything reached %s; later: %s", self._store.name, command)
 
     def log_params(self, params: dict[str, Any]) -> None:
-        """Log parameters; nested dicts become dotted keys. Values over 6000 characters are cut in MLflow."""
+        """Log parameters; nested dicts become dotted keys. A store may cut long values."""
         self._append("params", data=flatten(params))
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
@@ -171,7 +227,7 @@ class MlflowTracker:
 
     def set_note(self, markdown: str) -> None:
         """Set the run's description, shown as Markdown."""
-        self.set_tags({"mlflow.note.content": markdown})
+        self.set_tags({NOTE_TAG: markdown})
 
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
         """Log a data set as input of the run; `digest` is its fingerprint, `context` a split's name."""
@@ -187,24 +243,10 @@ class MlflowTracker:
         self._append("artifacts", path=self._relative(path))
 
     def log_model(self, model: Any, images: Any) -> None:
-        """With `tracking.log_model`, save a model in MLflow's format to `<out_dir>/model` and upload it.
-
-        The model must be on the CPU and in eval mode; it is exported by running `images`, a float32 array
-        (N >= 2, 3, H, W), through it. What is saved loads without pickle and without this project's code.
-        """
-        if not self._log_model:
-            return
-        folder = self.out_dir / "model"
-        try:
-            shutil.rmtree(folder, ignore_errors=True)  # of the run before it was resumed
-            save_model(model, folder, images)
-        except Exception as error:  # torch.export refuses some models, a disk can be full: training goes on
-            self._warn("model", f"the model was not saved for MLflow: {one_line(error)}")
-        else:
-            self.log_artifacts(folder)
+        """Do nothing: the run folder has the weights, and models have no form that all stores share."""
 
     def finish(self, status: str) -> None:
-        """End the MLflow run with FINISHED, FAILED or KILLED, whatever the `with` block does afterwards."""
+        """End the run with FINISHED, FAILED or KILLED, whatever the `with` block does afterwards."""
         if status not in STATUSES:
             raise ValueError(f"status must be one of {', '.join(STATUSES)}, got {status!r}")
         self._status = status
@@ -217,7 +259,7 @@ class MlflowTracker:
         self._spool.append(
             "start",
             spool=self._spool.id or uuid.uuid4().hex,  # a resumed run keeps it
-            uri=public_uri(self.uri),
+            uri=self.uri,
             experiment=self._experiment,
             run_name=canonical(self._run_name),
             tags=self._tags | {HOST_TAG: socket.gethostname(), PROCESS_TAG: this_process()},
@@ -227,7 +269,7 @@ class MlflowTracker:
         try:
             self._spool.append(kind, **fields)
         except OSError as error:
-            self._warn("spool", f"not tracked: {self._spool.path}: {one_line(error)}")
+            self._warn("spool", f"not tracked: {self._spool.path}: {brief(error)}")
 
     def _relative(self, path: Path) -> str:
         path, folder = Path(path).resolve(), self.out_dir.resolve()

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 
+from experiments.cli import one_line
 from experiments.files import PROJECT
 
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
@@ -48,7 +49,7 @@ def ui_hint(uri: str) -> str:
     return f"{light} --backend-store-uri {shlex.quote(public_uri(uri))}"
 
 
-def one_line(error: BaseException) -> str:
+def brief(error: BaseException) -> str:
     """Write an error in one line of at most 300 characters, without passwords."""
-    text = public_uri(" ".join(str(error).split())) or type(error).__name__
+    text = public_uri(one_line(error))
     return text if len(text) <= 300 else f"{text[:100]} ... {text[-195:]}"

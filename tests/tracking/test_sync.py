@@ -14,26 +14,16 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
+from experiments.files import PROJECT
 from experiments.sync import main
 from experiments.tracking.delivery import Delivery
-from experiments.tracking.mlflow_store import HOST_TAG, PROCESS_TAG, open_store
+from experiments.tracking.mlflow_store import MlflowStore, connect
+from experiments.tracking.mlflow_tracker import MlflowTracker
+from experiments.tracking.processes import HOST_TAG, PROCESS_TAG
 from experiments.tracking.spool import Spool
-from experiments.tracking.tracker import MlflowTracker
+from tests.tracking.conftest import tracker
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's, of its database library
-
-
-def tracker(out_dir: Path, uri: str) -> MlflowTracker:
-    return MlflowTracker(
-        uri=uri,
-        experiment="trials",
-        required=False,
-        nested=False,
-        log_model=False,
-        out_dir=out_dir,
-        run_name=out_dir.name,
-        tags={},
-    )
 
 
 def free_port() -> int:
@@ -46,7 +36,7 @@ def free_port() -> int:
 def server(folder: Path, port: int) -> Iterator[None]:
     """An MLflow server on a folder; all its processes are killed at the end."""
     uri = f"sqlite:///{folder / 'server.db'}"
-    open_store(uri)
+    connect(uri)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
     command += [
         "--host",
@@ -131,7 +121,7 @@ def test_what_a_dead_server_missed_is_delivered_later_and_once(
 ) -> None:
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
-    with tracker(tmp_path / "runs" / "never", uri) as never:  # nobody listens
+    with tracker(tmp_path / "runs" / "never", uri, run_name="never") as never:  # nobody listens
         never.log_params({"lr": 0.1})
         epochs(never, range(1, 6))
         finish(never)
@@ -140,14 +130,14 @@ def test_what_a_dead_server_missed_is_delivered_later_and_once(
     assert never.run_id is None
 
     with server(tmp_path, port):
-        with tracker(tmp_path / "runs" / "whole", uri) as whole:
+        with tracker(tmp_path / "runs" / "whole", uri, run_name="whole") as whole:
             epochs(whole, range(1, 4))
             finish(whole)
-        killed_under = tracker(tmp_path / "runs" / "half", uri)
+        killed_under = tracker(tmp_path / "runs" / "half", uri, run_name="half")
         killed_under.__enter__()
         killed_under.log_params({"lr": 0.2})
         epochs(killed_under, range(1, 4))
-        until(lambda: Delivery(tmp_path / "runs" / "half", uri).is_complete)
+        until(lambda: Delivery(tmp_path / "runs" / "half", MlflowStore(uri)).is_complete)
     epochs(killed_under, range(4, 8))
     finish(killed_under)
     closing = time.monotonic()
@@ -249,3 +239,9 @@ def test_a_password_comes_from_the_environment(
     told = capsys.readouterr().out
     assert "Connection refused" in told
     assert "s3cret" not in told
+
+
+def test_the_command_waits_for_neither_torch_nor_mlflow(tmp_path: Path) -> None:
+    code = "import sys, experiments.sync; sys.exit(bool({'torch', 'mlflow'} & sys.modules.keys()))"
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, cwd=tmp_path)

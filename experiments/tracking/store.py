@@ -1,0 +1,91 @@
+"""What a place that keeps runs must be able to do: MLflow is one, any other is one class more."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, NamedTuple, Protocol
+
+from experiments.tracking.spool import Record
+
+
+class Refused(Exception):
+    """The store works but does not take this content, now or later; the message says why."""
+
+
+class Missed(Exception):
+    """The store works but could not take this file; it may at another time. The message says why."""
+
+
+class Ids(NamedTuple):
+    """Where a store keeps a run."""
+
+    experiment: str
+    run: str
+
+
+@dataclass(frozen=True)
+class Param:
+    """A parameter of the run; the first value stays."""
+
+    key: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A label of the run; the last value stays."""
+
+    key: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """A metric's value at one step; `t` is the time in milliseconds at which it was logged."""
+
+    key: str
+    value: float  # or a NaN, an infinity
+    step: int
+    t: int
+
+
+Entry = Param | Tag | Point
+
+
+class Store(Protocol):
+    """Keeps one run; `open` comes first, then the others in any order.
+
+    Whatever has no answer is sent again, in this process or in another, so everything may come twice and must
+    be kept once. What goes wrong is raised: `Refused` and `Missed` cost only what they are about, after any
+    other error the delivery stops and is tried again later. Making the object must neither wait nor fail.
+    """
+
+    name: ClassVar[str]  # what messages call it
+
+    @property
+    def uri(self) -> str:
+        """Where it is, without passwords: for messages, and for what is noted down as delivered to it."""
+
+    def open(self, start: Record) -> Ids:
+        """Find the run with the spool id of a start record, or create it."""
+
+    def page(self, ids: Ids) -> str:
+        """Return the address at which a person sees the run; also called before `open`."""
+
+    def log(self, entries: Sequence[Entry]) -> None:
+        """Keep entries, any number of them. Where one is `Refused`, they are sent again one by one."""
+
+    def log_dataset(self, *, name: str, digest: str, source: str, context: str) -> None:
+        """Keep a data set as input of the run."""
+
+    def upload(self, file: Path, folder: str | None) -> None:
+        """Keep a file under its name in `folder`, a path with slashes; None is the run's own folder."""
+
+    def upload_image(self, file: Path, *, key: str, step: int, t: int) -> None:
+        """Keep a picture as the one of `key` at this step."""
+
+    def set_status(self, status: str, t: int) -> None:
+        """Set RUNNING, FINISHED, FAILED or KILLED; all but the first end the run at this time."""
+
+    def mark_dead_runs(self) -> None:
+        """Set runs that this host left RUNNING and whose process is gone to KILLED."""
