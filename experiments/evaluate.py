@@ -5,7 +5,6 @@ from pathlib import Path
 
 from experiments import cli
 from experiments.cli import exit_codes, signals, user_mistakes
-from experiments.tools.evaluation import evaluate, lines, request
 
 EXAMPLES = """examples:
   python -m experiments.evaluate runs/2026-01-31/12-00-00_resnet18
@@ -34,6 +33,8 @@ def main() -> None:
         "--out", type=Path, metavar="FOLDER", help="default: <run folder>/evaluations/<what was evaluated>"
     )
     arguments = parser.parse_args()
+    from experiments.tools.evaluation import evaluate, lines, request
+
     logging.basicConfig(format="%(message)s")
     logging.getLogger("cifar_core").setLevel(logging.INFO)
     with exit_codes():

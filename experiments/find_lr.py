@@ -9,7 +9,6 @@ from pathlib import Path
 from experiments import cli
 from experiments.cli import exit_codes, signals, user_mistakes
 from experiments.config.compose import compose
-from experiments.tools.lr_search import Search, find_lr
 
 
 def main() -> None:
@@ -26,6 +25,8 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("lr.png"), metavar="FILE", help="default lr.png")
     arguments = parser.parse_intermixed_args()
+    from experiments.tools.lr_search import Search, find_lr
+
     search = Search(arguments.start, arguments.end, arguments.steps, arguments.diverge)
     with exit_codes():
         signals.catch()

@@ -2,13 +2,13 @@
 
 import argparse
 import csv
+import io
 import sys
 from pathlib import Path
 
 from experiments import cli
 from experiments.cli import exit_codes, signals, user_mistakes
-from experiments.runs import weights
-from experiments.tools.prediction import load, picture_files, predict, write_sheet
+from experiments.runs.folder import CHECKPOINTS
 
 COLUMNS = ("file", "class", "confidence", "runner_up", "runner_up_confidence")
 UNREADABLE = 1  # exit code where some pictures could not be read
@@ -25,18 +25,22 @@ The network knows its own classes only: a picture of anything else still gets on
 def main() -> None:
     """Run the command line."""
     arguments = _arguments()
+    from experiments.tools.prediction import load, picture_files, predict_files, write_sheet
+
     with exit_codes():
         signals.catch()
         with user_mistakes():
             files = picture_files(arguments.pictures)
             predictor = load(arguments.run, checkpoint=arguments.checkpoint, device=arguments.device)
-        # A file name that is no text is still told, as Python writes such bytes.
-        sys.stdout.reconfigure(errors="backslashreplace")
-        sys.stderr.reconfigure(errors="backslashreplace")
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(
+                stream, io.TextIOWrapper
+            ):  # a file name that is no text is shown as Python writes it
+                stream.reconfigure(errors="backslashreplace")
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(COLUMNS)
         unreadable = 0
-        for file, outcome in predict(predictor, files, sheet_size=arguments.sheet):
+        for file, outcome in predict_files(predictor, files, sheet_size=arguments.sheet):
             if isinstance(outcome, str):
                 print(f"unreadable: {file}: {outcome}", file=sys.stderr)
                 unreadable += 1
@@ -74,7 +78,7 @@ def _arguments() -> argparse.Namespace:
         help="show the first N pictures on the CAM sheet; 0 for no sheet (%(default)s)",
     )
     parser.add_argument(
-        "--checkpoint", choices=weights.CHECKPOINTS, default="best", help="which weights (%(default)s)"
+        "--checkpoint", choices=CHECKPOINTS, default="best", help="which weights (%(default)s)"
     )
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N instead of the run's own")
     arguments = parser.parse_args()

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from experiments.cli import exit_codes, user_mistakes
 from experiments.config.compose import compose
-from experiments.tools.preview import preview
 
 
 def main() -> None:
@@ -20,6 +19,8 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="as for experiments.run: aug=cutout data=digits ...")
     parser.add_argument("--out", type=Path, default=Path("preview"), help="folder for the sheets")
     arguments = parser.parse_args()
+    from experiments.tools.preview import preview
+
     with exit_codes():
         with user_mistakes():
             cfg = compose(arguments.overrides)

@@ -23,7 +23,7 @@ from PIL import Image
 from cifar_core.data.sources import load_data
 from experiments.config.compose import compose, compose_saved
 from experiments.config.renamed import target
-from experiments.config.targets import _resolve
+from experiments.config.targets import resolve
 from experiments.config.values import plain, settings
 from experiments.runs.story import run
 from tests.conftest import PROJECT, Cli
@@ -39,7 +39,7 @@ SWEPT = ("trial", "status", "name", "optimizer.lr", "seed", "val/acc_best", "tes
 
 def resolved(name: str) -> Any:
     """Return what a configuration gets for a `_target_`."""
-    return _resolve("legacy", target(name), ())
+    return resolve("legacy", target(name), ())
 
 
 def rows(text: str) -> list[dict[str, str]]:
@@ -147,7 +147,7 @@ def test_evaluating_the_finished_run_gives_its_own_figures(cli: Cli, copies: Pat
 @pytest.mark.slow
 def test_predicting_a_test_picture_gives_the_run_s_own_answer(cli: Cli, copies: Path, tmp_path: Path):
     folder = copies / "finished"
-    picture = load_data(settings(compose_saved(folder, []))["data"]).test.images[7]
+    picture = load_data(settings(compose_saved(folder, [])).data).test.images[7]
     Image.fromarray(picture.permute(1, 2, 0).numpy()).save(tmp_path / "digit.png")
     done = good(
         cli(str(folder), str(tmp_path / "digit.png"), "--out", str(tmp_path / "out"), module="predict")

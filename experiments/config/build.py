@@ -23,9 +23,10 @@ from cifar_core.data.split import Data
 from cifar_core.explain import cams
 from cifar_core.train import checkpoint
 from cifar_core.train.loop import Mix
-from cifar_core.train.numerics import numerics
+from cifar_core.train.numerics import set_up
 from cifar_core.train.state import TrainState, start, steps_per_epoch
-from experiments.config.values import settings
+from experiments.config.values import Settings, settings
+from experiments.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -44,25 +45,23 @@ class Training:
     mix: Mix | None
 
 
-def training(cfg: DictConfig, *, resumes: bool = False) -> Training:
+def training(cfg: DictConfig, options: Settings | None = None, *, resumes: bool = False) -> Training:
     """Build all parts, data first. Sets torch's global seed, thread count and matrix precision.
 
-    Where a checkpoint ``resumes`` the training, weights from elsewhere are not fetched.
+    ``options`` are the settings of ``cfg``, where the caller has read them already. Where a checkpoint
+    ``resumes`` the training, weights from elsewhere are not fetched.
     """
-    options = settings(cfg)
-    trainer = options["trainer"]
-    if trainer.threads:
-        torch.set_num_threads(trainer.threads)
-    torch.set_float32_matmul_precision("high")
-    where = numerics(trainer)
-    data = load_data(options["data"]).to(where.device)
+    options = options or settings(cfg)
+    numerics = set_up(options.trainer)
+    data = load_data(options.data).to(numerics.device)
     torch.manual_seed(cfg.seed)
-    net = where.place(model(cfg, num_classes=data.num_classes, pretrained=not resumes))
+    net = numerics.place(model(cfg, num_classes=data.num_classes, pretrained=not resumes))
     start_weights(cfg, net, data, elsewhere=not resumes)
-    steps = steps_per_epoch(len(data.train), trainer)
-    chosen = optimizer(cfg, net.named_parameters())
-    schedule = scheduler(cfg, chosen, steps_per_epoch=steps)
-    state = start(net, chosen, schedule, numerics=where, seed=cfg.seed, ema_decay=trainer.ema_decay)
+    steps = steps_per_epoch(len(data.train), options.trainer)
+    optim = optimizer(cfg, net.named_parameters())
+    schedule = scheduler(cfg, optim, steps_per_epoch=steps)
+    ema_decay = options.trainer.ema_decay
+    state = start(net, optim, schedule, numerics=numerics, seed=cfg.seed, ema_decay=ema_decay)
     return Training(state, data, augment(cfg), mix(cfg, num_classes=data.num_classes))
 
 
@@ -83,9 +82,10 @@ def start_weights(cfg: DictConfig, model: nn.Module, data: Data, *, elsewhere: b
     Both are on one device. A model that starts from pictures has `init_from_data(images)`, which gets
     normalised ones (N, 3, H, W).
     """
-    if hasattr(model, "init_from_data"):
+    init = getattr(model, "init_from_data", None)
+    if init is not None:
         every = max(1, len(data.train) // INIT_PICTURES)  # a folder lists class after class
-        model.init_from_data(data.normalize(data.train.images[::every][:INIT_PICTURES]))
+        init(data.normalize(data.train.images[::every][:INIT_PICTURES]))
     if elsewhere and cfg.model.get("weights"):
         path = Path(cfg.model.weights).expanduser()
         try:
@@ -142,7 +142,7 @@ def cam_module(cfg: DictConfig, model: nn.Module, image_size: int) -> nn.Module:
     return cams.cam_module(model, cfg.analysis.layer or cfg.model.get("cam_layer", ""), image_size)
 
 
-def tracker(cfg: DictConfig, out_dir: Path, name: str, protocol: str, commit: str = "") -> Any:
+def tracker(cfg: DictConfig, out_dir: Path, name: str, protocol: str, commit: str = "") -> Tracker:
     """Return the tracker of the run in ``out_dir``, not yet entered."""
     tags = {"protocol": protocol, "seed": str(cfg.seed), "run_folder": str(out_dir)}
     tags |= {"mlflow.source.git.commit": commit} if commit else {}
@@ -158,7 +158,7 @@ def _call(key: str, node: Any, **given: Any) -> Any:
     try:
         return instantiate(node, **given)
     except InstantiationException as error:
-        where = re.search(r"full_key: (\S+)", str(error))
+        full_key = re.search(r"full_key: (\S+)", str(error))
         message = " ".join(str(error.__cause__ or error).split())
         # pydantic, which checks Albumentations' arguments, says more than a user needs
         message = re.sub(
@@ -166,4 +166,4 @@ def _call(key: str, node: Any, **given: Any) -> Any:
             "",
             message,
         )
-        raise ValueError(f"{where[1] if where else key}: {message.strip()}") from error
+        raise ValueError(f"{full_key[1] if full_key else key}: {message.strip()}") from error

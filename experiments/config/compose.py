@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
 import yaml
@@ -45,7 +46,7 @@ def compose_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
     saved = _compose(folder.resolve(), "config", overrides)
     renew_config(saved)
     try:
-        cfg = OmegaConf.merge(OmegaConf.structured(schema.Config), saved)
+        cfg: Any = OmegaConf.merge(OmegaConf.structured(schema.Config), saved)
     except OmegaConfBaseException as error:
         raise ValueError(explain(error)) from error
     check(cfg)

@@ -1,6 +1,7 @@
-"""Laws that tie keys of several groups."""
+"""Laws that no group can judge alone: what interpolations may read, which keys fit together."""
 
 import re
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,7 +15,7 @@ PLATEAU = "cifar_core.train.schedules.plateau"  # the one schedule that looks at
 
 def check_resolvers(cfg: DictConfig) -> None:
     """Raise ValueError for an interpolation that could carry a secret of the environment into the record."""
-    raw = OmegaConf.to_container(ours(cfg), resolve=False)
+    raw: Any = OmegaConf.to_container(ours(cfg), resolve=False)
     for key, text in flatten(raw).items():
         for resolver, argument in re.findall(r"\$\{\s*([\w.]+)\s*:\s*['\"]?([\w.]*)", text):
             if resolver not in RESOLVERS or (resolver == "oc.env" and not argument.startswith(ENVIRONMENT)):

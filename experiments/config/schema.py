@@ -11,6 +11,9 @@ from cifar_core.report.settings import AnalysisSettings
 from cifar_core.train.settings import TrainerSettings
 from experiments.config.settings import SweepSettings
 
+SETTINGS = ("data", "trainer", "analysis", "sweep")  # groups that are a dataclass each
+TARGETS = ("model", "aug", "optimizer", "scheduler", "tracking")  # groups that name code
+
 
 @dataclass
 class Security:
@@ -62,12 +65,9 @@ def expected(cfg: DictConfig) -> Expected | None:
         return None
     if not OmegaConf.is_dict(cfg.expected):
         raise ValueError(f"expected must be null or have test_acc, epochs and source, got {cfg.expected!r}")
-    typed = OmegaConf.merge({"expected": Expected}, {"expected": cfg.expected})
-    return OmegaConf.to_object(typed)["expected"]
+    typed: Any = OmegaConf.merge({"expected": Expected}, {"expected": cfg.expected})
+    known: Any = OmegaConf.to_object(typed)
+    return known["expected"]
 
 
 ConfigStore.instance().store(name="schema", node=Config)
-
-SETTINGS = ("data", "trainer", "analysis", "sweep")  # groups that are a dataclass each
-
-TARGETS = ("model", "aug", "optimizer", "scheduler", "tracking")  # groups that name code

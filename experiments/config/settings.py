@@ -1,6 +1,6 @@
 """How a sweep chooses its points and where it runs them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cifar_core.laws import law, one_of
 
@@ -9,14 +9,14 @@ from cifar_core.laws import law, one_of
 class SlurmSettings:
     """What a trial asks of Slurm; an empty text or 0 leaves it to the cluster's default."""
 
-    partition: str
-    account: str
-    qos: str
-    gpus: int  # per trial
-    cpus: int  # per trial
-    mem_gb: float  # per trial
-    minutes: int  # time limit of a job; a trial that needs longer is requeued and goes on
-    on_interrupt: str  # Ctrl-C of the controller: cancel the jobs, or leave them
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    gpus: int = 1  # per trial
+    cpus: int = 4  # per trial
+    mem_gb: float = 0.0  # per trial
+    minutes: int = 240  # time limit of a job; a trial that needs longer is requeued and goes on
+    on_interrupt: str = "cancel"  # Ctrl-C of the controller: cancel the jobs, or leave them
 
     def __post_init__(self) -> None:
         for key in ("gpus", "cpus", "mem_gb"):
@@ -29,25 +29,25 @@ class SlurmSettings:
 class SweepSettings:
     """How a sweep chooses its points and runs its trials; a single run reads none of it but the name."""
 
-    name: str  # folder and tag; empty = made from the space and the fixed overrides
-    sampler: str  # auto, grid, random, tpe, cmaes, qmc
-    sampler_seed: int
-    n_trials: int  # points of a search; a grid runs them all
-    add_trials: int  # further points for a search that is there already
-    zip: list[str]  # swept keys whose lists go together, first with first
-    pruner: str  # none, median, asha, hyperband
-    prune_after: int  # epochs in which no point is pruned
-    test: str  # who reads the test set: auto, best, all, none
-    refit: bool  # train the winner again on train + val and test that
-    backend: str  # local, slurm
-    slots: str  # trials at a time: auto or a number
-    slots_per_gpu: int
-    threads: int  # CPU threads of a trial for slots=auto without a GPU
-    timeout: float  # seconds a trial may take; 0 = any
-    on_fail: str  # continue, stop
-    max_failures: int  # stop after so many failed trials; 0 = never
-    retries: int  # further attempts after a kill or out-of-memory
-    slurm: SlurmSettings
+    name: str = ""  # folder and tag; empty = made from the space and the fixed overrides
+    sampler: str = "auto"  # auto, grid, random, tpe, cmaes, qmc
+    sampler_seed: int = 0
+    n_trials: int = 40  # points of a search; a grid runs them all
+    add_trials: int = 0  # further points for a search that is there already
+    zip: list[str] = field(default_factory=list)  # swept keys whose lists go together, first with first
+    pruner: str = "none"  # none, median, asha, hyperband
+    prune_after: int = 1  # epochs in which no point is pruned
+    test: str = "auto"  # who reads the test set: auto, best, all, none
+    refit: bool = False  # train the winner again on train + val and test that
+    backend: str = "local"  # local, slurm
+    slots: str = "auto"  # trials at a time: auto or a number
+    slots_per_gpu: int = 1
+    threads: int = 1  # CPU threads of a trial for slots=auto without a GPU
+    timeout: float = 0.0  # seconds a trial may take; 0 = any
+    on_fail: str = "continue"  # continue, stop
+    max_failures: int = 0  # stop after so many failed trials; 0 = never
+    retries: int = 1  # further attempts after a kill or out-of-memory
+    slurm: SlurmSettings = field(default_factory=SlurmSettings)
 
     def __post_init__(self) -> None:
         one_of("sweep.sampler", ("auto", "grid", "random", "tpe", "cmaes", "qmc"), self.sampler)

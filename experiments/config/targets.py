@@ -61,7 +61,7 @@ def _calls(node: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _check_call(key: str, node: dict[str, Any], user_prefixes: tuple[str, ...]) -> None:
-    target = _resolve(f"{key}._target_", node["_target_"], user_prefixes)
+    target = resolve(f"{key}._target_", node["_target_"], user_prefixes)
     takes = inspect.signature(target).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
         return
@@ -77,7 +77,7 @@ def _check_call(key: str, node: dict[str, Any], user_prefixes: tuple[str, ...]) 
             raise ValueError(f"{key}.{name} must be given: {node['_target_']} needs it")
 
 
-def _resolve(key: str, name: Any, user_prefixes: tuple[str, ...]) -> Any:
+def resolve(key: str, name: Any, user_prefixes: tuple[str, ...]) -> Any:
     """Return the class or function called ``name``, if it is one that a configuration may call."""
     law = f"{key} must name a class under {', '.join(CLASSES)} or security.allowed_targets, got {name!r}"
     if not isinstance(name, str) or not name.startswith((*CLASSES, *user_prefixes)):

@@ -8,6 +8,7 @@ from cifar_core.data.split import Data
 from cifar_core.train.loop import EpochResult
 from cifar_core.train.state import TrainState
 from experiments.runs.folder import RunFolder
+from experiments.runs.result import Result
 from experiments.tracking.uri import ui_hint
 
 Expectation = dict[str, Any] | None  # `expected` of the configuration: test_acc, epochs, source
@@ -38,30 +39,30 @@ def epoch_line(epoch: EpochResult, epochs: int) -> str:
     return f"epoch {epoch.epoch:>{len(str(epochs))}}/{epochs}  {losses}  lr {epoch.lr:.3g}  {pace}"
 
 
-def figures(result: dict[str, Any], data: Data) -> list[tuple[str, str]]:
+def figures(result: Result, data: Data) -> list[tuple[str, str]]:
     """Return the run's accuracies as (name, text)."""
-    metrics, pairs = result["metrics"], []
+    metrics, pairs = result.metrics, []
     if "test/acc" in metrics:
         share = f"{round(metrics['test/acc'] * len(data.test)):,} of {len(data.test):,}"
-        fair = ", evaluated each epoch" if result["protocol"] == "test_each_epoch" else ""
+        fair = ", evaluated each epoch" if result.protocol == "test_each_epoch" else ""
         pairs.append(("test accuracy", f"{metrics['test/acc']:.2%}  ({share} pictures{fair})"))
     if "test/acc_tta" in metrics:
         pairs.append(
             ("with TTA", f"{metrics['test/acc_tta']:.2%}  (mean over several views of each picture)")
         )
     if "val/acc_best" in metrics:
-        pairs.append(("val accuracy", f"{metrics['val/acc_best']:.2%}  (best of {result['epochs']} epochs)"))
+        pairs.append(("val accuracy", f"{metrics['val/acc_best']:.2%}  (best of {result.epochs} epochs)"))
     return pairs
 
 
-def comparison(result: dict[str, Any], expected: Expectation) -> list[tuple[str, str]]:
+def comparison(result: Result, expected: Expectation) -> list[tuple[str, str]]:
     """Return what the recipe reached elsewhere beside this run's figure as a (name, text); [] without one."""
     if expected is None:
         return []
-    there = f"{expected['test_acc']:.2%} in {_epochs(expected['epochs'])} ({expected['source']})"
-    ours = result["metrics"].get("test/acc")
-    here = "has not read the test set" if ours is None else f"{ours:.2%} in {_epochs(result['epochs'])}"
-    return [("elsewhere", f"{there}; this run {here}")]
+    elsewhere = f"{expected['test_acc']:.2%} in {_epochs(expected['epochs'])} ({expected['source']})"
+    ours = result.metrics.get("test/acc")
+    here = "has not read the test set" if ours is None else f"{ours:.2%} in {_epochs(result.epochs)}"
+    return [("elsewhere", f"{elsewhere}; this run {here}")]
 
 
 def _epochs(count: int) -> str:
@@ -69,26 +70,24 @@ def _epochs(count: int) -> str:
 
 
 def closing(
-    folder: RunFolder, result: dict[str, Any], data: Data, uri: str | None, expected: Expectation = None
+    folder: RunFolder, result: Result, data: Data, uri: str | None, expected: Expectation = None
 ) -> list[str]:
     """Return the last lines: the figures, where things lie and how to look at them."""
-    seconds = result["seconds"]
+    seconds = result.seconds
     pairs = figures(result, data) + comparison(result, expected)
     lines = ["", *(f"{name:<13}  {value}" for name, value in pairs)]
     shares = [f"{seconds[part]:.1f} s {part}" for part in ("train", "analysis") if part in seconds]
     lines.append(f"time           {', '.join(shares)}, {seconds['total']:.1f} s in all")
     lines.append(f"run folder     {folder.path}")
-    if there := [name for name in SHOWN if (folder.analysis / name).exists()]:
-        lines.append(f"look at        analysis/: {', '.join(there)}")
+    if files := [name for name in SHOWN if (folder.analysis / name).exists()]:
+        lines.append(f"look at        analysis/: {', '.join(files)}")
     if uri:
         lines.append(f"MLflow UI      {ui_hint(uri)}")
     return lines
 
 
-def note(
-    folder: RunFolder, result: dict[str, Any], data: Data, command: str, expected: Expectation = None
-) -> str:
+def note(folder: RunFolder, result: Result, data: Data, command: str, expected: Expectation = None) -> str:
     """Return the run's description for the tracker, as Markdown."""
     pairs = figures(result, data) + comparison(result, expected)
-    told = "\n".join(f"* {name}: **{value}**" for name, value in pairs)
-    return f"{told}\n\n    {command}\n\nRun folder `{folder.path}`; start with `analysis/report.html`.\n"
+    lines = "\n".join(f"* {name}: **{value}**" for name, value in pairs)
+    return f"{lines}\n\n    {command}\n\nRun folder `{folder.path}`; start with `analysis/report.html`.\n"

@@ -1,11 +1,9 @@
 """The folder of one run: everything the run knows, written so that a kill at any moment loses nothing."""
 
 import csv
-import fcntl
 import hashlib
 import json
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -16,10 +14,9 @@ from typing import Any, Self
 import yaml
 
 from experiments.config.renamed import renew
-from experiments.files import flatten, write_text
+from experiments.files import flatten, own, write_json, write_text
 
-DONE = ("finished", "pruned")
-
+CHECKPOINTS = ("best", "last")  # names of those that may be read back
 # Keys that may differ when a run is taken up again: where it runs, what is shown or kept of it.
 HARMLESS = (
     "analysis.",
@@ -60,17 +57,10 @@ class RunFolder:
         """Create and lock the folder and start run.log; raise ValueError where another process has it."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._was_empty, self._has_epochs = not any(self.path.iterdir()), False
-        self._lock = (self.path / "lock").open("a+")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.seek(0)
-            owner = self._lock.read().strip() or "another process"
-            self._lock.close()
+            self._lock = own(self.path)
+        except BlockingIOError as owner:
             raise ValueError(f"{self.path} is in use by {owner}: a run folder belongs to one run") from None
-        self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()}")
-        self._lock.flush()
         for torn in self.path.glob(".*.*.*"):  # what a killed process was writing: .last.pt.<pid>
             torn.unlink()
         self._handlers = self._log_to_file()
@@ -107,13 +97,6 @@ class RunFolder:
         if self._was_empty and not self._has_epochs:
             shutil.rmtree(self.path, ignore_errors=True)
 
-    def result(self) -> dict[str, Any] | None:
-        """Return result.json, None where the run has not ended yet."""
-        try:
-            return json.loads((self.path / "result.json").read_text())
-        except FileNotFoundError:
-            return None
-
     def claim(self, values: dict[str, Any], overrides: Sequence[str]) -> None:
         """Write config.yaml and overrides.yaml once; raise ValueError where they belong to another run."""
         config = self.path / "config.yaml"
@@ -132,12 +115,12 @@ class RunFolder:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _compare(self, saved: dict[str, Any], values: dict[str, Any]) -> None:
-        there, here = past(renew(saved)), past(values)
-        changed = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+        before, now = past(renew(saved)), past(values)
+        changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
         if changed:
-            told = ", ".join(f"{key}={there.get(key)}, got {here.get(key)}" for key in changed[:5])
+            pairs = ", ".join(f"{key}={before.get(key)}, got {now.get(key)}" for key in changed[:5])
             raise ValueError(
-                f"{self.path} holds a run with {told}: give the same values, or another hydra.run.dir"
+                f"{self.path} holds a run with {pairs}: give the same values, or another hydra.run.dir"
             )
 
     def write_history(self, history: Sequence[dict[str, float]]) -> None:
@@ -157,4 +140,4 @@ class RunFolder:
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write ``content`` to the file ``name``, whole or not at all."""
-        write_text(self.path / name, json.dumps(content, indent=2, default=str) + "\n")
+        write_json(self.path / name, content)

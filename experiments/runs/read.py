@@ -1,4 +1,4 @@
-"""Reads back what a run left in its folder: how it went, its predictions, its classes, its weights."""
+"""Reads back what a run left in its folder: its epochs and its predictions."""
 
 import csv
 from pathlib import Path

@@ -22,7 +22,7 @@ class Watch:
     def __init__(self, trainer: TrainerSettings, data: Data, *, mixes: bool) -> None:
         self.policy, self.data = trainer.guards, data
         self.plain_loss = not mixes and trainer.label_smoothing == 0
-        self.told: set[str] = set()
+        self.logged: set[str] = set()
 
     def check_start(self, state: TrainState, augment: Callable[..., Tensor]) -> None:
         """Check data, network and augmentation."""
@@ -43,6 +43,6 @@ class Watch:
 
     def _act(self, findings: Iterable[guards.Finding]) -> None:
         try:
-            guards.act(list(findings), policy=self.policy, told=self.told)
+            guards.act(list(findings), policy=self.policy, logged=self.logged)
         except guards.GuardError as error:
             raise GuardStop(one_line(error)) from error

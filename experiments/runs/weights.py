@@ -7,14 +7,12 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from cifar_core.data.sources import load_data
-from cifar_core.train import checkpoint as checkpoint_module
-from cifar_core.train.checkpoint import start_from
+from cifar_core.train.checkpoint import load, start_from, weights_in
 from experiments.config import build
 from experiments.config.values import settings
 from experiments.files import read_json
+from experiments.runs.folder import CHECKPOINTS
 from experiments.runs.read import predictions
-
-CHECKPOINTS = ("best", "last")
 
 
 def class_names(folder: Path, cfg: DictConfig) -> tuple[str, ...]:
@@ -25,10 +23,9 @@ def class_names(folder: Path, cfg: DictConfig) -> tuple[str, ...]:
     environment = read_json(folder / "environment.json")
     if "classes" in environment:
         return tuple(environment["classes"])
-    found = predictions(folder)
-    if found is not None:
-        return tuple(map(str, found["classes"]))
-    data, trained_on = load_data(settings(cfg)["data"]), environment.get("data")
+    if (arrays := predictions(folder)) is not None:
+        return tuple(map(str, arrays["classes"]))
+    data, trained_on = load_data(settings(cfg).data), environment.get("data")
     if data.fingerprint != trained_on:
         raise ValueError(
             f"{folder} has no analysis/predictions.npz with its class names, and its data has changed: "
@@ -58,10 +55,10 @@ def trained_model(
 
 def _weights(path: Path) -> tuple[dict[str, Tensor], int]:
     if not path.exists():
-        there = ", ".join(name for name in CHECKPOINTS if path.with_name(f"{name}.pt").exists()) or "none"
-        raise FileNotFoundError(f"{path} is not there; trainer.keep left: {there}")
-    content = checkpoint_module.load(path)
-    weights = checkpoint_module.weights_in(content, path)
+        kept = ", ".join(name for name in CHECKPOINTS if path.with_name(f"{name}.pt").exists()) or "none"
+        raise FileNotFoundError(f"{path} is not there; trainer.keep left: {kept}")
+    content = load(path)
+    weights = weights_in(content, path)
     try:
         return weights, content.get("state", content)["epoch"]
     except KeyError as error:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -17,18 +16,19 @@ from torch import Tensor, nn
 from cifar_core.data.sources import load_data
 from cifar_core.data.split import Data, Split
 from cifar_core.report.analyse import analyse
-from cifar_core.train import predict
-from cifar_core.train.numerics import numerics
-from experiments import files
+from cifar_core.train.numerics import set_up
+from cifar_core.train.predict import predict, score, tta_acc
 from experiments.cli import user_mistakes
 from experiments.config import build
 from experiments.config.compose import compose, compose_saved, differences
 from experiments.config.explain import unknown
 from experiments.config.values import plain, settings
-from experiments.files import write_text
-from experiments.runs import read, weights
+from experiments.files import read_json, write_json
 from experiments.runs.environment import environment
-from experiments.runs.folder import HARMLESS
+from experiments.runs.folder import CHECKPOINTS, HARMLESS
+from experiments.runs.read import history
+from experiments.runs.result import Result
+from experiments.runs.weights import class_names, trained_model
 
 SPLITS = ("test", "val", "all")
 GROUPS = ("data", "analysis")  # that another option may be chosen of
@@ -60,7 +60,7 @@ def request(folder: Path, words: Sequence[str]) -> Request:
     own = compose_saved(folder, [])
     if not chosen["split"]:
         chosen["split"] = "test" if _given("data", overrides) else _judged(own)
-    for key, known in (("checkpoint", weights.CHECKPOINTS), ("split", SPLITS)):
+    for key, known in (("checkpoint", CHECKPOINTS), ("split", SPLITS)):
         if chosen[key] not in known:
             raise ValueError(f"{key} must be one of {', '.join(known)}, got {chosen[key]!r}")
     cfg = _configuration(folder, overrides)
@@ -139,12 +139,9 @@ def evaluate(asked: Request, out: Path | None = None) -> tuple[Path, dict[str, A
     Without ``out`` that is `<run folder>/evaluations/<source>-<split>-<checkpoint>-<pictures>`. A run's own
     analysis is never written over by other figures. Raises UserError for what does not fit.
     """
-    trainer = settings(asked.cfg)["trainer"]
+    trainer = settings(asked.cfg).trainer
     with user_mistakes():
-        where = numerics(trainer)
-        if trainer.threads:
-            torch.set_num_threads(trainer.threads)
-        torch.set_float32_matmul_precision("high")  # as in the run
+        numerics = set_up(trainer)
         model, epoch, data = _load(asked)
         split = "val" if asked.split == "val" else "test"
         part = getattr(data, split)
@@ -153,30 +150,30 @@ def evaluate(asked: Request, out: Path | None = None) -> tuple[Path, dict[str, A
         record = _record(asked, data, part, epoch)
         out_dir = out or asked.folder / "evaluations" / _name(asked, data, part)
         _check_place(out_dir, asked, record)
-    model, data = where.place(model), data.to(where.device)
+    model, data = numerics.place(model), data.to(numerics.device)
     logits = {
-        name: predict.predict(model, data, getattr(data, name), where, batch_size=trainer.eval_batch_size)
+        name: predict(model, data, getattr(data, name), numerics, batch_size=trainer.eval_batch_size)
         for name in dict.fromkeys((split, "val"))
         if len(getattr(data, name))
     }
-    labels = part.labels.to(where.device)
-    scores = predict.score(logits[split], labels, split)
+    labels = part.labels.to(numerics.device)
+    scores = score(logits[split], labels, split)
     record |= {"acc": scores[f"{split}/acc"], "loss": scores[f"{split}/loss"]}
-    if averaged := predict.tta_acc(model, data, split, where, trainer):
+    if averaged := tta_acc(model, data, split, numerics, trainer):
         record["acc_tta"] = averaged[f"{split}/acc_tta"]
     record["hits"] = int((logits[split].argmax(1) == labels).sum())
     _explain(asked, model, data, split, logits, record, out_dir)
-    write_text(out_dir / "evaluation.json", json.dumps(record, indent=2) + "\n")
+    write_json(out_dir / "evaluation.json", record)
     return out_dir, record
 
 
 def _load(asked: Request) -> tuple[nn.Module, int, Data]:
     """Return the model, the epoch of its weights and the data, once they are found to fit together."""
-    classes = weights.class_names(asked.folder, asked.own)
-    model, epoch = weights.trained_model(
+    classes = class_names(asked.folder, asked.own)
+    model, epoch = trained_model(
         asked.folder, asked.cfg, num_classes=len(classes), checkpoint=asked.checkpoint
     )
-    data = load_data(settings(asked.cfg)["data"])
+    data = load_data(settings(asked.cfg).data)
     data = recoded(whole(data) if asked.split == "all" else data, classes)
     _check_size(asked.cfg, model, data.image_size)
     return model, epoch, data
@@ -191,16 +188,16 @@ def _explain(
     record: dict[str, Any],
     out_dir: Path,
 ) -> None:
-    result = files.read_json(asked.folder / "result.json")
+    result = Result.read(asked.folder) or Result("unfinished")
     analyse(
         model,
         data,
         split,
         logits[split].cpu(),
-        settings=settings(asked.cfg)["analysis"],
+        settings=settings(asked.cfg).analysis,
         cam_layer=asked.cfg.model.get("cam_layer", ""),
         augment=build.augment(asked.cfg),
-        history=read.history(asked.folder),
+        history=history(asked.folder),
         out_dir=out_dir,
         val_logits=logits["val"].cpu() if "val" in logits else None,
         facts={
@@ -209,7 +206,7 @@ def _explain(
             "environment": environment(),
             "config": plain(asked.cfg),
             "differences": differences(asked.cfg),
-            "protocol": result.get("protocol") if record["same_data"] else None,
+            "protocol": (result.protocol or None) if record["same_data"] else None,
         },
     )
 
@@ -221,7 +218,7 @@ def _check_size(cfg: DictConfig, model: nn.Module, image_size: int) -> None:
 
 
 def _record(asked: Request, data: Data, part: Split, epoch: int) -> dict[str, Any]:
-    trained_on = files.read_json(asked.folder / "environment.json").get("data")
+    trained_on = read_json(asked.folder / "environment.json").get("data")
     present = [data.classes[label] for label in part.labels.unique().tolist()]
     return {
         "run": str(asked.folder.resolve()),
@@ -276,28 +273,27 @@ def _what(record: dict[str, Any]) -> str:
 def lines(asked: Request, out_dir: Path, record: dict[str, Any]) -> list[str]:
     """Return what the screen shows: accuracy, the run's own, what differs, the folder."""
     count = f"{record['hits']:,} of {record['pictures']:,} pictures"
-    told = [f"accuracy       {record['acc']:.2%}  ({count}), loss {record['loss']:.4f}"]
+    shown = [f"accuracy       {record['acc']:.2%}  ({count}), loss {record['loss']:.4f}"]
     if "acc_tta" in record:
         views = f"{asked.cfg.trainer.tta}, mean over several views of each picture"
-        told.append(f"with TTA       {record['acc_tta']:.2%}  ({views})")
-    result = files.read_json(asked.folder / "result.json")
-    metrics, status = result.get("metrics", {}), result.get("status", "unfinished")
-    if status != "finished":
-        told.append(f"the run        is {status}")
+        shown.append(f"with TTA       {record['acc_tta']:.2%}  ({views})")
+    result = Result.read(asked.folder) or Result("unfinished")
+    if result.status != "finished":
+        shown.append(f"the run        is {result.status}")
     for key, label in (("test/acc", "test"), ("val/acc_best", "val")):
-        if key in metrics:
-            told.append(f"the run's own  {metrics[key]:.2%} {label}, {result.get('protocol', '')} protocol")
-    told.append(f"evaluated      {_what(record)}")
+        if key in result.metrics:
+            shown.append(f"the run's own  {result.metrics[key]:.2%} {label}, {result.protocol} protocol")
+    shown.append(f"evaluated      {_what(record)}")
     if record["same_data"]:
-        told.append("pictures       the data the run was trained from")
+        shown.append("pictures       the data the run was trained from")
     else:
-        told.append(f"pictures       other data than the run's: {record['root']} ({record['fingerprint']})")
+        shown.append(f"pictures       other data than the run's: {record['root']} ({record['fingerprint']})")
     if record["absent_classes"]:
         known = len(record["classes"]) + len(record["absent_classes"])
-        told.append(
+        shown.append(
             f"classes        {len(record['classes'])} of the run's {known}; none of: "
             f"{', '.join(record['absent_classes'])}"
         )
     for key, (before, now) in record["changes"].items():
-        told.append(f"differs        {key}: {before} in the run, {now} here")
-    return [*told, f"folder         {out_dir}"]
+        shown.append(f"differs        {key}: {before} in the run, {now} here")
+    return [*shown, f"folder         {out_dir}"]

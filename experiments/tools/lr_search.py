@@ -59,15 +59,16 @@ def find_lr(cfg: DictConfig, search: Search, out: Path) -> list[str]:
 
 def _range_test(cfg: DictConfig, search: Search) -> RangeTest:
     """Build what a run builds, but for compilation and the records, and do the test."""
+    options = settings(cfg)
     with user_mistakes():
-        built = build.training(cfg)
+        built = build.training(cfg, options)
         check_range(built.state.optimizer, **dataclasses.asdict(search))
     with signals.deferred():
         return lr_range_test(
             built.state,
             built.data,
             built.augment,
-            settings(cfg)["trainer"],
+            options.trainer,
             mix=built.mix,
             between_batches=signals.check,
             **dataclasses.asdict(search),
@@ -107,10 +108,10 @@ def override(cfg: DictConfig, lr: float) -> str:
 
 
 def _course(seen: RangeTest, search: Search) -> str:
-    told = (
+    line = (
         f"range test     {len(seen.lrs)} of {search.steps} steps, lr {seen.lrs[0]:.2g} to {seen.lrs[-1]:.2g}"
     )
-    return f"{told}; {seen.ended}" if seen.ended else told
+    return f"{line}; {seen.ended}" if seen.ended else line
 
 
 def _title(cfg: DictConfig) -> str:

@@ -12,23 +12,24 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from cifar_core.data.folder import SUFFIXES, decode_picture
+from cifar_core.data.sources import triple
 from cifar_core.data.split import Data, Split
 from cifar_core.explain.cams import BATCH_SIZE, evidence
 from cifar_core.explain.gradcam import cam_grids
-from cifar_core.explain.predictions import Predictions, predictions
+from cifar_core.explain.predictions import Predictions
 from cifar_core.report.analyse import PNG_LEVEL
 from cifar_core.report.cards import FAINT, INK, PREDICTED, RULE, TILE, TRUE, Card, Tile, draw_sheet, enlarge
 from cifar_core.report.heat import overlay
 from cifar_core.report.lettering import printable_names
 from cifar_core.report.markup import shown
 from cifar_core.report.sheets import METHODS
-from cifar_core.train import predict as predict_module
-from cifar_core.train.numerics import Numerics, numerics
+from cifar_core.train.numerics import Numerics, set_up
+from cifar_core.train.predict import predict
 from experiments.cli import one_line
 from experiments.config import build
 from experiments.config.compose import compose_saved
 from experiments.config.values import settings
-from experiments.runs import weights
+from experiments.runs.weights import class_names, trained_model
 
 CHUNK = 512  # pictures decoded and classified at a time
 
@@ -52,17 +53,15 @@ def load(folder: Path, *, checkpoint: str = "best", device: str | None = None) -
     """
     cfg = compose_saved(folder, [f"trainer.device={device}"] if device else [])
     options = settings(cfg)
-    where, size = numerics(options["trainer"]), options["data"].image_size
-    if options["trainer"].threads:
-        torch.set_num_threads(options["trainer"].threads)
-    classes = weights.class_names(folder, cfg)
-    model, _ = weights.trained_model(folder, cfg, num_classes=len(classes), checkpoint=checkpoint)
+    numerics, size = set_up(options.trainer), options.data.image_size
+    classes = class_names(folder, cfg)
+    model, _ = trained_model(folder, cfg, num_classes=len(classes), checkpoint=checkpoint)
     layer = build.cam_module(cfg, model, size)
     none = torch.zeros(0, dtype=torch.int64)
     empty = Split(torch.zeros(0, 3, size, size, dtype=torch.uint8), none, none, None)
-    mean, std = (tuple(map(float, values)) for values in (options["data"].mean, options["data"].std))
+    mean, std = triple(options.data.mean), triple(options.data.std)
     data = Data("pictures", classes, empty, empty, empty, mean, std, "")
-    return Predictor(cfg, where.place(model), layer, data, where)
+    return Predictor(cfg, numerics.place(model), layer, data, numerics)
 
 
 def picture_files(paths: Sequence[Path]) -> list[Path]:
@@ -77,10 +76,10 @@ def picture_files(paths: Sequence[Path]) -> list[Path]:
         elif not path.is_dir():
             raise FileNotFoundError(f"{path} is neither a picture file nor a folder")
         else:
-            found = sorted(file for file in _walk(path) if file.name.lower().endswith(SUFFIXES))
-            if not found:
+            pictures = sorted(file for file in _walk(path) if file.name.lower().endswith(SUFFIXES))
+            if not pictures:
                 raise FileNotFoundError(f"{path} holds no pictures ({' '.join(SUFFIXES)})")
-            files |= dict.fromkeys(found)
+            files |= dict.fromkeys(pictures)
     return list(files)
 
 
@@ -90,7 +89,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in names if not name.startswith("."))
 
 
-def predict(
+def predict_files(
     predictor: Predictor, files: Sequence[Path], *, sheet_size: int
 ) -> Iterator[tuple[Path, list[str] | str]]:
     """Yield for each file the rest of its CSV line, or the reason why it cannot be read.
@@ -105,10 +104,10 @@ def predict(
             lines: list[list[str]] = []
             if good:
                 images = torch.from_numpy(np.stack([decoded[row] for row in good]))
-                found = _classify(predictor, images)
-                lines = _lines(found, predictor.data.classes)
+                preds = _classify(predictor, images)
+                lines = _lines(preds, predictor.data.classes)
                 room = max(0, sheet_size - len(predictor.cards))
-                _add_cards(predictor, [chunk[row] for row in good][:room], images[:room], found)
+                _add_cards(predictor, [chunk[row] for row in good][:room], images[:room], preds)
             answers = iter(lines)
             for file, picture in zip(chunk, decoded, strict=True):
                 yield file, picture if isinstance(picture, str) else next(answers)
@@ -119,18 +118,16 @@ def _classify(predictor: Predictor, images: Tensor) -> Predictions:
     none = torch.zeros(len(images), dtype=torch.int64)
     part = Split(images, none, none, None).to(predictor.numerics.device)
     batch = predictor.cfg.trainer.eval_batch_size
-    logits = predict_module.predict(
-        predictor.model, predictor.data, part, predictor.numerics, batch_size=batch
-    )
-    return predictions(none, logits)
+    logits = predict(predictor.model, predictor.data, part, predictor.numerics, batch_size=batch)
+    return Predictions.of(none, logits)
 
 
-def _lines(found: Predictions, classes: Sequence[str]) -> list[list[str]]:
+def _lines(preds: Predictions, classes: Sequence[str]) -> list[list[str]]:
     """Return class, confidence, runner-up and its confidence of each picture."""
-    top = found.ranking[:, :2]
+    top = preds.ranking[:, :2]
     return [
         [cell for k, p in zip(answers, shares, strict=True) for cell in (classes[k], f"{p:.6g}")]
-        for answers, shares in zip(top.tolist(), found.probs.gather(1, top).tolist(), strict=True)
+        for answers, shares in zip(top.tolist(), preds.probs.gather(1, top).tolist(), strict=True)
     ]
 
 
@@ -141,26 +138,26 @@ def _decoded(path: Path, size: int) -> np.ndarray | str:
         return one_line(error)
 
 
-def _add_cards(predictor: Predictor, files: Sequence[Path], images: Tensor, found: Predictions) -> None:
+def _add_cards(predictor: Predictor, files: Sequence[Path], images: Tensor, preds: Predictions) -> None:
     """Add cards with the maps of the two likeliest classes, laid over the picture as it is squeezed."""
     names, method = printable_names(predictor.data.classes), predictor.cfg.analysis.method
     for start in range(0, len(files), BATCH_SIZE):
-        some = slice(start, min(start + BATCH_SIZE, len(files)))
-        inputs = predictor.data.normalize(images[some].to(predictor.numerics.device))
-        targets = [of[some].to(inputs.device) for of in (found.preds, found.runners_up)]
+        rows = slice(start, min(start + BATCH_SIZE, len(files)))
+        inputs = predictor.data.normalize(images[rows].to(predictor.numerics.device))
+        targets = [of[rows].to(inputs.device) for of in (preds.preds, preds.runners_up)]
         grids, _ = cam_grids(predictor.model, predictor.layer, inputs, targets, method=method)
         maps = evidence(grids.cpu(), inputs.shape[-2:]).numpy()
-        for place, file in enumerate(files[some]):
+        for place, file in enumerate(files[rows]):
             row = start + place
             picture = enlarge(torch.from_numpy(decode_picture(file, TILE).copy()))
-            pred, rival = int(found.preds[row]), int(found.runners_up[row])
+            pred, rival = int(preds.preds[row]), int(preds.runners_up[row])
             tiles = [
                 Tile(picture),
                 Tile(overlay(picture, maps[0, place]), PREDICTED),
                 Tile(overlay(picture, maps[1, place]), TRUE),
             ]
             headline = [(names[pred], PREDICTED), ("or", FAINT), (names[rival], TRUE)]
-            shares = f"{found.probs[row, pred]:.1%} against {found.probs[row, rival]:.1%}"
+            shares = f"{preds.probs[row, pred]:.1%} against {preds.probs[row, rival]:.1%}"
             headline.append((shares, INK))
             predictor.cards.append(Card(tiles, headline, shown("/".join(file.parts[-2:]))))
 

@@ -9,8 +9,10 @@ from omegaconf import DictConfig
 
 from cifar_core.augment.per_picture import PerPicture, record
 from cifar_core.augment.pipeline import lower
+from cifar_core.augment.protocol import Augment
 from cifar_core.augment.recipe import NotLowered
 from cifar_core.data.sources import load_data
+from cifar_core.data.split import Data
 from cifar_core.report.cards import INK, PREDICTED, RULE, TRUE, Card, Tile, draw_sheet, enlarge
 from cifar_core.report.lettering import printable_names
 from cifar_core.train.state import steps_per_epoch
@@ -27,7 +29,7 @@ AMPLIFIED = 64  # a difference of 1/255 becomes 64/255
 def preview(cfg: DictConfig, out_dir: Path) -> list[Path]:
     """Write the sheets of ``cfg`` to ``out_dir`` and return their paths."""
     with user_mistakes():
-        data = load_data(settings(cfg)["data"])
+        data = load_data(settings(cfg).data)
         mix = build.mix(cfg, num_classes=data.num_classes)
     out_dir.mkdir(parents=True, exist_ok=True)
     paths = [
@@ -37,11 +39,11 @@ def preview(cfg: DictConfig, out_dir: Path) -> list[Path]:
     return [*paths, _mixing(cfg, data, mix, out_dir / "mixing.png")] if mix else paths
 
 
-def _augmentation(cfg: DictConfig, data: Any, path: Path) -> Path:
+def _augmentation(cfg: DictConfig, data: Data, path: Path) -> Path:
     steps = build.steps(cfg)
     rows = _one_a_class(data)
     images, labels = data.train.images[rows], data.train.labels[rows]
-    ways = {"Albumentations, draws of its own": (PerPicture(steps), RULE)}
+    ways: dict[str, tuple[Augment, str]] = {"Albumentations, draws of its own": (PerPicture(steps), RULE)}
     note = "runs in batches on the device"
     try:
         pipeline = lower(steps)
@@ -79,7 +81,7 @@ def _augmentation(cfg: DictConfig, data: Any, path: Path) -> Path:
     return path
 
 
-def _one_a_class(data: Any) -> Any:
+def _one_a_class(data: Data) -> Any:
     """Return the positions of the first picture of each class, as many as are shown."""
     labels = data.train.labels
     firsts = [int((labels == label).nonzero()[0]) for label in labels.unique()[:PICTURES]]
@@ -102,7 +104,7 @@ def _difference(place: int, same: list[Any]) -> str:
     return f"same draws: {equal:.1%} of pixels equal, largest difference {difference.max().item()}/255"
 
 
-def _mixing(cfg: DictConfig, data: Any, mix: Any, path: Path) -> Path:
+def _mixing(cfg: DictConfig, data: Data, mix: Any, path: Path) -> Path:
     """Draw pictures as the loss sees them after `aug.batch`, with the weights of their classes."""
     generator = torch.Generator().manual_seed(cfg.seed)
     names = printable_names(data.classes)
@@ -130,10 +132,10 @@ def _mixing(cfg: DictConfig, data: Any, mix: Any, path: Path) -> Path:
     return path
 
 
-def _schedule(cfg: DictConfig, data: Any, path: Path) -> Path:
+def _schedule(cfg: DictConfig, data: Data, path: Path) -> Path:
     """Plot lr, and momentum where the schedule moves it, over the optimizer's steps."""
     with user_mistakes():
-        steps = steps_per_epoch(len(data.train), settings(cfg)["trainer"])
+        steps = steps_per_epoch(len(data.train), settings(cfg).trainer)
     optimizer = build.optimizer(cfg, [("weight", torch.nn.Parameter(torch.zeros(1)))])
     scheduler = build.scheduler(cfg, optimizer, steps_per_epoch=steps)
     group, lrs, momenta = optimizer.param_groups[0], [], []

@@ -71,7 +71,7 @@ def test_parameters_that_are_not_trained_are_left_to_themselves():
 
 def test_pictures_for_the_start_are_taken_from_all_over_the_training_set():
     chosen = cfg()
-    data = load_data(settings(chosen)["data"])
+    data = load_data(settings(chosen).data)
     data.train.images[:] = torch.arange(len(data.train)).view(-1, 1, 1, 1) % 200
     seen = []
     model = torch.nn.Identity()

@@ -20,6 +20,7 @@ from experiments.config.values import plain
 from experiments.files import CONF
 from experiments.runs import console
 from experiments.runs.folder import past
+from experiments.runs.result import Result
 from tests.conftest import Cli
 
 PRESETS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -344,10 +345,10 @@ def test_an_expectation_is_no_part_of_a_run(tmp_path: Path):
 
 
 def test_the_end_compares_with_the_expectation():
-    result = {"metrics": {"test/acc": 0.896}, "epochs": 24}
+    result = Result(metrics={"test/acc": 0.896}, epochs=24)
     told = "88.97% in 24 epochs (their log); this run 89.60% in 24 epochs"
     assert console.comparison(result, REACHED) == [("elsewhere", told)]
-    untested = console.comparison({"metrics": {"val/acc_best": 0.9}, "epochs": 1}, REACHED)
+    untested = console.comparison(Result(metrics={"val/acc_best": 0.9}, epochs=1), REACHED)
     assert untested[0][1].endswith("this run has not read the test set")
     assert console.comparison(result, None) == []
 

@@ -67,7 +67,7 @@ def test_what_a_run_was_asked_for_is_written_once(tmp_path: Path):
     folder.claim({"seed": 0, "trainer": {"threads": 2}}, ["trainer.threads=2"])
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {"seed": 0, "trainer": {"threads": 1}}
     assert yaml.safe_load((tmp_path / "overrides.yaml").read_text()) == ["seed=0"]
-    assert folder.result() is None  # that was of an earlier attempt
+    assert not (tmp_path / "result.json").exists()  # that was of an earlier attempt
 
 
 @pytest.fixture

@@ -109,7 +109,7 @@ def test_the_figures_agree_with_each_other(finished):
     history = rows(folder / "metrics.csv")
     assert [row["epoch"] for row in history] == ["1", "2"]
     assert end["metrics"]["val/acc_best"] == max(float(row["val/acc"]) for row in history)
-    data = load_data(settings(compose(SMALL))["data"])
+    data = load_data(settings(compose(SMALL)).data)
     assert index.tolist() == data.test.index.tolist()
     assert labels.tolist() == data.test.labels.tolist()
 
@@ -122,7 +122,7 @@ def test_best_weights_give_the_figures_of_their_epoch(finished):
 
     cfg = compose(yaml.safe_load((folder / "overrides.yaml").read_text()))
     options = settings(cfg)
-    data, where = load_data(options["data"]), numerics(options["trainer"])
+    data, where = load_data(options.data), numerics(options.trainer)
     model = where.place(build.model(cfg, num_classes=10))
     model.load_state_dict(checkpoint.load(folder / "best.pt")["model"])
     scores = predict.evaluate(model, data, "test", where, batch_size=100)

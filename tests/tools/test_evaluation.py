@@ -47,7 +47,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 def digit_files(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The test pictures of the classes 7 and 3 as PNG files, which lose nothing."""
     root = tmp_path_factory.mktemp("files")
-    data = load_data(settings(compose_saved(finished, []))["data"])
+    data = load_data(settings(compose_saved(finished, [])).data)
     test = data.test
     for image, label, index in zip(test.images, test.labels.tolist(), test.index.tolist(), strict=True):
         if label in (3, 7):
@@ -98,7 +98,7 @@ def test_the_last_checkpoint_is_its_moving_average(finished: Path):
     out_dir, record = evaluate(request(finished, ["checkpoint=last"]))
     cfg = compose_saved(finished, [])
     options = settings(cfg)
-    data, where = load_data(options["data"]), numerics(options["trainer"])
+    data, where = load_data(options.data), numerics(options.trainer)
     state = checkpoint.load(finished / "last.pt")["state"]
     averaged = torch.nn.Module()
     averaged.module = where.place(build.model(cfg, num_classes=10))

@@ -14,7 +14,7 @@ from experiments.config.compose import compose, compose_saved
 from experiments.config.values import settings
 from experiments.predict import COLUMNS
 from experiments.runs.story import run
-from experiments.tools.prediction import Predictor, load, picture_files, predict, write_sheet
+from experiments.tools.prediction import Predictor, load, picture_files, predict_files, write_sheet
 from tests.conftest import Cli
 from tests.runs.test_story import SMALL
 
@@ -31,7 +31,7 @@ def pictures(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirty test pictures, 20 in the folder and 10 in one below it, named by their row."""
     root = tmp_path_factory.mktemp("pictures")
     (root / "below").mkdir()
-    data = load_data(settings(compose_saved(finished, []))["data"])
+    data = load_data(settings(compose_saved(finished, [])).data)
     for row, image in enumerate(data.test.images[:30]):
         place = root / "below" if row % 3 == 0 else root
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(place / f"{row:02}.png")
@@ -48,7 +48,7 @@ def test_a_run_s_test_pictures_get_its_own_answers(finished: Path, pictures: Pat
         logits, classes = torch.from_numpy(file["logits"]), file["classes"]
     probs = logits.double().softmax(1).numpy()
     files = picture_files([pictures])
-    answers = list(predict(predictor, files, sheet_size=0))
+    answers = list(predict_files(predictor, files, sheet_size=0))
     assert [file for file, _ in answers] == files
     assert sorted(int(file.stem) for file in files) == list(range(30))
     for file, (name, confidence, second, second_confidence) in answers:
@@ -62,9 +62,9 @@ def test_a_run_s_test_pictures_get_its_own_answers(finished: Path, pictures: Pat
 def test_chunks_change_nothing(pictures: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch):
     (pictures / "below" / "broken.jpg").write_bytes(b"no picture")
     files = picture_files([pictures])
-    together = list(predict(predictor, files, sheet_size=0))
+    together = list(predict_files(predictor, files, sheet_size=0))
     monkeypatch.setattr("experiments.tools.prediction.CHUNK", 4)
-    apart = list(predict(predictor, files, sheet_size=7))
+    apart = list(predict_files(predictor, files, sheet_size=7))
     (pictures / "below" / "broken.jpg").unlink()
     assert [file for file, _ in apart] == files
     for (_, a), (_, b) in zip(together, apart, strict=True):
@@ -81,7 +81,8 @@ def test_any_size_and_mode_is_taken_and_the_broken_are_named(tmp_path: Path, pre
     (tmp_path / "7.jpg").write_bytes((tmp_path / "6.jpg").read_bytes()[:700])
     (tmp_path / "8.bmp").touch()
     outcome = {
-        file.name: answer for file, answer in predict(predictor, picture_files([tmp_path]), sheet_size=9)
+        file.name: answer
+        for file, answer in predict_files(predictor, picture_files([tmp_path]), sheet_size=9)
     }
     assert [name for name, answer in outcome.items() if isinstance(answer, str)] == ["7.jpg", "8.bmp"]
     assert "truncated" in outcome["7.jpg"]
@@ -105,7 +106,7 @@ def test_files_are_found_once_and_hidden_ones_passed_over(tmp_path: Path):
 
 
 def test_the_sheet_shows_maps_over_the_pictures(tmp_path: Path, pictures: Path, predictor: Predictor):
-    list(predict(predictor, picture_files([pictures]), sheet_size=3))
+    list(predict_files(predictor, picture_files([pictures]), sheet_size=3))
     write_sheet(predictor, tmp_path / "new" / "cam_sheet.png", total=30, run="tiny")
     with Image.open(tmp_path / "new" / "cam_sheet.png") as sheet:
         assert len(sheet.convert("RGB").getcolors(1 << 24)) > 500

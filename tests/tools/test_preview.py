@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from experiments.config.compose import compose
+from experiments.tools import preview as tool
 from experiments.tools.preview import preview
 from tests.conftest import Cli
 
@@ -22,15 +23,13 @@ def test_sheets_of_shipped_recipes(tmp_path: Path, aug: str):
 
 def test_the_same_draws_differ_nowhere_for_an_exact_recipe(tmp_path: Path):
     """The last picture of each card is the difference times 64: black where both agree."""
-    from cifar_core.report import cards
-
     seen = []
-    draw_sheet = cards.draw_sheet
-    cards.draw_sheet = lambda *words, **more: seen.append(words[2]) or draw_sheet(*words, **more)
+    draw_sheet = tool.draw_sheet
+    tool.draw_sheet = lambda *words, **more: seen.append(words[2]) or draw_sheet(*words, **more)
     try:
         preview(compose([*DIGITS, "aug=cutout"]), tmp_path)
     finally:
-        cards.draw_sheet = draw_sheet
+        tool.draw_sheet = draw_sheet
     for card in seen[0]:
         assert card.detail == "same draws: 100.0% of pixels equal, largest difference 0/255"
         assert card.tiles[-1].picture.getextrema() == ((0, 0),) * 3

@@ -1,0 +1,84 @@
+"""Everything one run works with, built from its configuration and its folder."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig
+
+from cifar_core.augment.protocol import Augment
+from cifar_core.data.split import Data
+from cifar_core.history import Row
+from cifar_core.train.loop import Mix
+from cifar_core.train.state import TrainState
+from experiments.cli import user_mistakes
+from experiments.config import build
+from experiments.config.values import Settings, plain, settings
+from experiments.runs.checkpoints import Checkpoints
+from experiments.runs.folder import RunFolder
+from experiments.runs.watch import Watch
+
+
+@dataclass
+class Job:
+    """The parts of one run."""
+
+    cfg: DictConfig
+    values: dict[str, Any]  # the configuration as plain values
+    settings: Settings
+    folder: RunFolder
+    state: TrainState
+    data: Data
+    augment: Augment
+    mix: Mix | None
+    checkpoints: Checkpoints
+    watch: Watch
+    history: list[Row]  # of all epochs, those before a resume included
+    environment: dict[str, Any]  # as in environment.json; empty before it is written
+
+    @property
+    def protocol(self) -> str:
+        """What the run's figures stand for: who saw which pictures when."""
+        if len(self.data.val):
+            return "validation"
+        return "test_each_epoch" if self.settings.trainer.evaluate == "each_epoch" else "test_once"
+
+    @property
+    def explained(self) -> str:
+        """The split to analyse: test, unless the run must not read it and has another."""
+        return "test" if self.settings.trainer.test or not len(self.data.val) else "val"
+
+
+def set_up(cfg: DictConfig, folder: RunFolder) -> Job:
+    """Build all parts and take up the last checkpoint if there is one.
+
+    Raises UserError where configuration, data and folder do not fit together, OSError for a full disk.
+    """
+    options = settings(cfg)
+    with user_mistakes():
+        resumes = folder.last.exists() or folder.previous.exists()
+        built = build.training(cfg, options, resumes=resumes)
+        identity = {"config": folder.identity, "data": built.data.fingerprint}
+        checkpoints = Checkpoints(folder, identity, every_seconds=options.trainer.checkpoint_seconds)
+        history = checkpoints.resume(built.state)
+        if resumes and not history:  # no checkpoint could be read
+            built = build.training(cfg, options)
+        if options.analysis.level != "none":
+            build.cam_module(cfg, built.state.model, built.data.image_size)
+        if options.trainer.compile:
+            built.state.model.compile()
+    checkpoints.check_space(built.state)
+    folder.write_history(history)
+    return Job(
+        cfg=cfg,
+        values=plain(cfg),
+        settings=options,
+        folder=folder,
+        state=built.state,
+        data=built.data,
+        augment=built.augment,
+        mix=built.mix,
+        checkpoints=checkpoints,
+        watch=Watch(options.trainer, built.data, mixes=built.mix is not None),
+        history=history,
+        environment={},
+    )
