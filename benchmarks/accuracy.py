@@ -27,16 +27,16 @@ import yaml
 from omegaconf import DictConfig
 
 from cifar_core.explain.statistics import spread
-from experiments import cli, files
+from experiments import cli
 from experiments.cli import exit_codes, user_mistakes
 from experiments.config.compose import compose
 from experiments.config.values import plain
-from experiments.files import CONF, csv_text, write_text
+from experiments.files import CONF, PROJECT, csv_text, read_json, write_text
 from experiments.runs.folder import HARMLESS, past
+from experiments.runs.result import Result
 from experiments.sweep.home import Home
 from experiments.sweep.trials import Trial
 
-PROJECT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- accuracy:begin -->", "<!-- accuracy:end -->"
 PICTURES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "digits"}
 # Overrides that have a column of their own, or that change no figure.
@@ -104,10 +104,15 @@ def measure(
         *(f"sweep.name={folder.name}", f"hydra.sweep.dir={folder}"),
     )
     trials = list(Home(folder).trials().values())
-    if code not in (0, 1) or not any(trial.status == "finished" for trial in trials):
+    results = [Result.read(trial.folder) or Result(status="running") for trial in trials]
+    finished = [t.folder for t, r in zip(trials, results, strict=True) if r.status == "finished"]
+    if code not in (0, 1) or not finished:
         raise SystemExit(code or 1)
-    told = " ".join(word for word in overrides if not word.startswith(UNTOLD))
-    return [_seed(trial, preset, told, cfg, _environment(trial, trials), pictures) for trial in trials]
+    words = " ".join(word for word in overrides if not word.startswith(UNTOLD))
+    return [
+        _seed(trial, result, preset, words, cfg, _environment([trial.folder, *finished]), pictures)
+        for trial, result in zip(trials, results, strict=True)
+    ]
 
 
 def sweep(*arguments: str) -> int:
@@ -121,33 +126,37 @@ def sweep(*arguments: str) -> int:
     return process.wait()
 
 
-def _environment(trial: Trial, trials: Sequence[Trial]) -> dict[str, Any]:
-    """Return a trial's environment; where it failed before it had one, that of a finished trial."""
-    finished = [other for other in trials if other.status == "finished"]
-    found = (files.read_json(some.folder / "environment.json") for some in (trial, *finished))
-    return next(environment for environment in found if environment)
+def _environment(folders: Iterable[Path]) -> dict[str, Any]:
+    """Return the first environment there is: a trial that failed early has none of its own."""
+    environments = (read_json(folder / "environment.json") for folder in folders)
+    return next(environment for environment in environments if environment)
 
 
 def _seed(
-    trial: Trial, preset: str, told: str, cfg: DictConfig, environment: dict[str, Any], pictures: str
+    trial: Trial,
+    result: Result,
+    preset: str,
+    words: str,
+    cfg: DictConfig,
+    environment: dict[str, Any],
+    pictures: str,
 ) -> Seed:
-    result, expected = trial.result, cfg.expected or {}
-    metrics, git = result.get("metrics", {}), environment["git"]
+    expected, git = cfg.expected or {}, environment["git"]
     source = cfg.data.source
     return Seed(
         preset=preset,
-        overrides=told,
+        overrides=words,
         pictures=pictures or PICTURES.get(source, f"{source} {environment['data']}"),
         hardware=_hardware(environment),
         seed=str(environment["seed"]) if not trial.point else trial.point["seed"],
-        status=trial.status,
-        test_acc=_text(metrics.get("test/acc")),
-        test_acc_tta=_text(metrics.get("test/acc_tta")),
+        status=result.status,
+        test_acc=_text(result.metrics.get("test/acc")),
+        test_acc_tta=_text(result.metrics.get("test/acc_tta")),
         expected_acc=_text(expected.get("test_acc")),
         expected_epochs=_text(expected.get("epochs")),
-        epochs=_text(result.get("epochs")),
-        seconds=_text(result.get("seconds", {}).get("train")),
-        protocol=result.get("protocol", "").replace("_", " "),
+        epochs="" if result.status == "running" else _text(result.epochs),
+        seconds=_text(result.seconds.get("train")),
+        protocol=result.protocol.replace("_", " "),
         date=datetime.fromtimestamp(trial.started, UTC).date().isoformat(),
         commit=git["commit"][:7] + ("+" if git["dirty"] else "") if git else "",
     )
@@ -155,9 +164,9 @@ def _seed(
 
 def _hardware(environment: dict[str, Any]) -> str:
     """Return processor and number format out of `cpu (CPU, 2 threads), bf16, channels_last`."""
-    found = re.fullmatch(r"\S+ \((.+)\), (\w+), \w+", environment["device"])
-    assert found, environment["device"]
-    return f"{found[1].replace('CPU', environment.get('processor') or 'CPU', 1)}, {found[2]}"
+    parts = re.fullmatch(r"\S+ \((.+)\), (\w+), \w+", environment["device"])
+    assert parts, environment["device"]
+    return f"{parts[1].replace('CPU', environment.get('processor') or 'CPU', 1)}, {parts[2]}"
 
 
 def _text(figure: float | None) -> str:

@@ -5,8 +5,6 @@ from pathlib import Path
 
 from experiments import cli
 from experiments.cli import exit_codes, signals, user_mistakes
-from experiments.comparison.read import run_folders
-from experiments.comparison.write import write
 
 EXAMPLES = """examples:
   python -m experiments.compare runs/2026-01-31
@@ -17,20 +15,6 @@ Prints Markdown and writes comparison.html (for people), comparison.md and, with
 configurations.csv, runs.csv, differences.csv, pairs.csv, classes.csv and missed.csv.
 Configurations are ranked by validation accuracy alone. Runs without a validation split are listed apart.
 """
-
-
-def _tracked(uri: str | None, experiment: str | None, wanted: str) -> list[Path]:
-    """Return the folders of the runs that MLflow finds, saying which are not on this machine."""
-    from experiments.tracking.mlflow_store import tracked_folders
-
-    folders = tracked_folders(uri, experiment, wanted)
-    there = [folder for folder in folders if folder.is_dir()]
-    for folder in folders:
-        if folder not in there:
-            print(f"left out: {folder} is not on this machine", file=sys.stderr)
-    if not there:
-        raise FileNotFoundError(f"--filter {wanted!r} finds {len(folders)} runs, none with a folder here")
-    return there
 
 
 def main() -> None:
@@ -52,12 +36,14 @@ def main() -> None:
         parser.error("--uri and --experiment say where --filter searches, which is not given")
     with exit_codes():
         signals.catch()
+        from experiments.comparison import read, write
+
         with user_mistakes():
             paths = list(arguments.folders)
             if arguments.filter is not None:
-                paths += _tracked(arguments.uri, arguments.experiment, arguments.filter)
-            folders = run_folders(paths)
-        print(write(folders, arguments.out))
+                paths += read.tracked(arguments.uri, arguments.experiment, arguments.filter)
+            folders = read.run_folders(paths)
+        print(write.write(folders, arguments.out))
         print(f"files: {arguments.out / 'comparison.html'} and more beside it", file=sys.stderr)
 
 

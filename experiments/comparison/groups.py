@@ -1,4 +1,4 @@
-"""Runs grouped by configuration apart from the seed, and the groups ranked."""
+"""Which runs are one configuration over several seeds, and which configuration is best."""
 
 import math
 import statistics
@@ -7,11 +7,25 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from typing import TypeVar
 
 import numpy as np
 
 from cifar_core.explain.statistics import McNemar, Spread, holm, mcnemar, recalls, spread
 from experiments.comparison.read import VALIDATION, Pictures, Run
+
+T = TypeVar("T")
+
+
+def ranked(groups: Iterable[T], accs: Callable[[T], Sequence[float]]) -> list[T]:
+    """Return groups by the mean over their seeds of ``accs``, the best first; equals keep their order."""
+    return sorted(groups, key=lambda group: -rank(accs(group)))
+
+
+def rank(accs: Sequence[float]) -> float:
+    """Return the mean over seeds, the figure to rank by; minus infinity where there is none."""
+    mean = math.fsum(accs) / len(accs) if accs else math.nan
+    return -math.inf if math.isnan(mean) else mean
 
 
 @dataclass(frozen=True)
@@ -24,13 +38,7 @@ class Configuration:
 
     def spread(self, metric: str) -> Spread:
         """Return mean and spread of a metric over the runs that have it."""
-        return spread([run.metrics[metric] for run in self.runs if metric in run.metrics])
-
-    @property
-    def rank(self) -> float:
-        """Mean validation accuracy; minus infinity where no run has one."""
-        mean = self.spread("val/acc_best").mean
-        return -math.inf if math.isnan(mean) else mean
+        return spread(_values(self.runs, metric))
 
     def curve(self, metric: str) -> list[tuple[float, float]]:
         """Return (epoch, mean over the runs) of a column of metrics.csv."""
@@ -39,7 +47,7 @@ class Configuration:
             for row in run.history:
                 if metric in row:
                     values.setdefault(row["epoch"], []).append(row[metric])
-        return [(epoch, statistics.fmean(some)) for epoch, some in sorted(values.items())]
+        return [(epoch, statistics.fmean(ys)) for epoch, ys in sorted(values.items())]
 
 
 @dataclass(frozen=True)
@@ -77,11 +85,11 @@ class Comparison:
     @cached_property
     def paired(self) -> list[Analysed]:
         """The runs on the set of pictures that most runs were analysed on."""
-        found = [
+        analysed = [
             Analysed(c, run, run.pictures) for c in self.configurations for run in c.runs if run.pictures
         ]
-        stamps = Counter(one.pictures.stamp for one in found)
-        return [one for one in found if one.pictures.stamp == stamps.most_common(1)[0][0]]
+        stamps = Counter(one.pictures.stamp for one in analysed)
+        return [one for one in analysed if one.pictures.stamp == stamps.most_common(1)[0][0]]
 
     @cached_property
     def pairs(self) -> list[Pair]:
@@ -94,24 +102,24 @@ class Comparison:
 
     def class_recalls(self) -> dict[str, np.ndarray]:
         """Return mean recall (K,) by configuration's letter, of the `paired` runs."""
-        found: dict[str, list[np.ndarray]] = {}
+        runs: dict[str, list[np.ndarray]] = {}
         for one in self.paired:
-            some = one.pictures
-            rows = found.setdefault(one.configuration.letter, [])
-            rows.append(recalls(some.labels, some.preds, len(some.classes)))
-        return {letter: np.mean(rows, axis=0) for letter, rows in found.items()}
+            pictures = one.pictures
+            rows = runs.setdefault(one.configuration.letter, [])
+            rows.append(recalls(pictures.labels, pictures.preds, len(pictures.classes)))
+        return {letter: np.mean(rows, axis=0) for letter, rows in runs.items()}
 
     def differences(self) -> dict[str, list[str]]:
         """Return the configuration keys that are not the same in all configurations, with their values."""
         configs = [c.runs[0].config for c in self.configurations]
         keys = dict.fromkeys(key for config in configs for key in config)
         values = {key: [config.get(key, "") for config in configs] for key in keys}
-        return {key: some for key, some in values.items() if len(set(some)) > 1}
+        return {key: each for key, each in values.items() if len(set(each)) > 1}
 
 
 def compare(runs: Iterable[Run]) -> Comparison:
     """Group finished runs by configuration and order the groups, by validation accuracy alone."""
-    groups: dict[tuple, list[Run]] = {}
+    groups: dict[tuple[object, ...], list[Run]] = {}
     others = []
     for run in runs:
         if run.status == "finished":
@@ -121,10 +129,14 @@ def compare(runs: Iterable[Run]) -> Comparison:
     shared = set.intersection(*(set(group[0].words) for group in groups.values())) if groups else set()
     labelled = [(_label(group[0], shared if len(groups) > 1 else set()), group) for group in groups.values()]
     fair = [pair for pair in labelled if pair[1][0].protocol == VALIDATION]
-    fair.sort(key=lambda pair: -Configuration("", *pair).rank)
+    fair = ranked(fair, lambda pair: _values(pair[1], "val/acc_best"))
     apart = sorted((pair for pair in labelled if pair[1][0].protocol != VALIDATION), key=lambda pair: pair[0])
     lettered = [Configuration(_letter(n), *pair) for n, pair in enumerate(fair + apart)]
     return Comparison(lettered[: len(fair)], lettered[len(fair) :], others)
+
+
+def _values(runs: Iterable[Run], metric: str) -> list[float]:
+    return [run.metrics[metric] for run in runs if metric in run.metrics]
 
 
 def _label(run: Run, shared: set[str]) -> str:
@@ -140,8 +152,7 @@ def _letter(number: int) -> str:
 
 def warnings(comparison: Comparison) -> list[str]:
     """Return what keeps these runs from being compared without a second thought, one sentence each."""
-    found = comparison.configurations
-    runs = [(c, run) for c in found for run in c.runs]
+    runs = [(c, run) for c in comparison.configurations for run in c.runs]
     lines = [
         _if_several("The runs used different data (fingerprints)", runs, lambda run: run.data or "unknown"),
         _if_several("The runs follow different protocols", runs, lambda run: run.protocol),
@@ -155,7 +166,7 @@ def warnings(comparison: Comparison) -> list[str]:
         _if_several("Times cannot be compared, for the devices differ", runs, lambda run: run.device),
         _other_pictures(comparison, runs),
     ]
-    for c in found:
+    for c in comparison.configurations:
         seeds = Counter(run.seed for run in c.runs)
         lines += [
             f"{c.letter} has {count} runs with seed {seed}, not independent, so its spread is too small."
@@ -177,8 +188,8 @@ def _if_several(what: str, runs: Sequence[tuple[Configuration, Run]], trait: Cal
         letters.setdefault(trait(run), {})[c.letter] = None
     if len(letters) < 2:
         return ""
-    told = "; ".join(f"{', '.join(some)}: {value}" for value, some in letters.items())
-    return f"{what}: {told}."
+    each = "; ".join(f"{', '.join(those)}: {value}" for value, those in letters.items())
+    return f"{what}: {each}."
 
 
 def _other_pictures(comparison: Comparison, runs: Sequence[tuple[Configuration, Run]]) -> str:

@@ -1,10 +1,10 @@
-"""A comparison as Markdown and as one HTML file that needs nothing else."""
+"""How a comparison reads: as Markdown, and as one HTML file that needs nothing else."""
 
 from collections.abc import Sequence
+from importlib import resources
 
 from cifar_core.report.charts import line_chart
 from cifar_core.report.markup import shown, table, text
-from cifar_core.report.page import HERE
 from experiments.comparison.groups import Comparison, Configuration, warnings
 from experiments.comparison.tables import LIMITS, Table, tables, verdict
 
@@ -56,11 +56,11 @@ def markdown(comparison: Comparison) -> str:
 
 def page(comparison: Comparison) -> str:
     """Return the comparison as one HTML page, without scripts or anything to load."""
-    css = (HERE / "report.css").read_text(encoding="utf-8")
+    css = resources.files("cifar_core.report").joinpath("report.css").read_text(encoding="utf-8")
     sections = [_section(one) for one in tables(comparison)]
     sections.insert(bool(comparison.ranked) + bool(comparison.apart), _curves(comparison))
-    if told := warnings(comparison):
-        items = "".join(f"<li>{text(line)}</li>" for line in told)
+    if lines := warnings(comparison):
+        items = "".join(f"<li>{text(line)}</li>" for line in lines)
         sections.insert(0, f'<section class="warn"><h2>Mind</h2><ul class="findings">{items}</ul></section>')
     count = sum(len(c.runs) for c in comparison.configurations)
     title = f"{count} runs in {len(comparison.configurations)} configurations"
@@ -85,8 +85,8 @@ def _curves(comparison: Comparison) -> str:
         (comparison.apart, "test/acc"),
         (comparison.ranked, "train/loss"),
     ):
-        for some in _with_first([c for c in configurations if c.curve(metric)]):
-            series = {c.letter: c.curve(metric) for c in some}
+        for group in _with_first([c for c in configurations if c.curve(metric)]):
+            series = {c.letter: c.curve(metric) for c in group}
             title = f"{metric}: {', '.join(series)}"
             charts.append(
                 f"<figure><figcaption>{text(title)}</figcaption>{line_chart(title, series)}</figure>"

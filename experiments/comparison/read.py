@@ -1,8 +1,9 @@
-"""Reads runs from their folders, to be compared."""
+"""Which runs there are to compare, and what their folders tell of each."""
 
 import hashlib
 import os
 import statistics
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +11,25 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from cifar_core import history as history_module
-from experiments import files as files_module
+from cifar_core.history import Row
 from experiments.config.renamed import renew
-from experiments.runs import read as read_module
+from experiments.files import read_json
 from experiments.runs.folder import HARMLESS, past
+from experiments.runs.read import history, predictions
+from experiments.runs.result import Result
+from experiments.tracking.mlflow_store import tracked_folders
 
 MARKS = ("result.json", "overrides.yaml")  # files that only a run folder has
+VALIDATION, TEST_EACH_EPOCH = "validation", "test_each_epoch"
+APART = ("seed", "trainer.test")  # keys in which the runs of one configuration may differ
+UNTOLD = (
+    "seed=",
+    "trainer.test=",
+    "hydra.",
+    "analysis=",
+    "tracking=",
+    *HARMLESS,
+)  # words of no configuration
 
 
 def run_folders(paths: Sequence[Path]) -> list[Path]:
@@ -24,15 +37,15 @@ def run_folders(paths: Sequence[Path]) -> list[Path]:
 
     Raises FileNotFoundError for a path that is no folder or holds no run.
     """
-    found: dict[Path, None] = {}
+    folders: dict[Path, None] = {}
     for path in paths:
         if not path.is_dir():
             raise FileNotFoundError(f"{path} is not a folder")
         below = sorted(_search(path.resolve()))
         if not below:
             raise FileNotFoundError(f"{path} holds no run: no {' and no '.join(MARKS)} in or below it")
-        found |= dict.fromkeys(below)
-    return list(found)
+        folders |= dict.fromkeys(below)
+    return list(folders)
 
 
 def _search(root: Path) -> Iterator[Path]:
@@ -42,17 +55,19 @@ def _search(root: Path) -> Iterator[Path]:
             yield Path(parent)
 
 
-VALIDATION, TEST_EACH_EPOCH = "validation", "test_each_epoch"
+def tracked(uri: str | None, experiment: str | None, wanted: str) -> list[Path]:
+    """Return the folders of the runs that MLflow finds, saying on stderr which are not on this machine.
 
-APART = ("seed", "trainer.test")  # keys in which the runs of one configuration may differ
-UNTOLD = (
-    "seed=",
-    "trainer.test=",
-    "hydra.",
-    "analysis=",
-    "tracking=",
-    *HARMLESS,
-)  # words that make no configuration
+    Raises FileNotFoundError where none is, and what `tracked_folders` raises.
+    """
+    folders = tracked_folders(uri, experiment, wanted)
+    present = [folder for folder in folders if folder.is_dir()]
+    for folder in folders:
+        if folder not in present:
+            print(f"left out: {folder} is not on this machine", file=sys.stderr)
+    if not present:
+        raise FileNotFoundError(f"--filter {wanted!r} finds {len(folders)} runs, none with a folder here")
+    return present
 
 
 @dataclass(frozen=True)
@@ -85,7 +100,7 @@ class Run:
     config: dict[str, str] = field(default_factory=dict)  # flat, without the seed and what changes no figure
     words: tuple[str, ...] = ()  # what was asked for on the command line, the seed apart
     metrics: dict[str, float] = field(default_factory=dict)
-    history: list[history_module.Row] = field(default_factory=list)
+    history: list[Row] = field(default_factory=list)
     device: str = ""
     pictures: Pictures | None = None
 
@@ -116,43 +131,40 @@ def read(folder: Path) -> Run:
 
 def _read(folder: Path) -> Run:
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    words = folder / "overrides.yaml"
-    asked = yaml.safe_load(words.read_text()) if words.exists() else []
-    result, facts = (
-        files_module.read_json(folder / "result.json"),
-        files_module.read_json(folder / "environment.json"),
-    )
-    status, metrics = result.get("status", "unfinished"), result.get("metrics", {})
+    overrides = folder / "overrides.yaml"
+    words = yaml.safe_load(overrides.read_text()) if overrides.exists() else []
+    environment = read_json(folder / "environment.json")
+    result = Result.read(folder) or Result(status="unfinished")
     flat = {key: value for key, value in past(renew(config)).items() if key not in APART}
-    protocol = VALIDATION if config["data"]["val_size"] else TEST_EACH_EPOCH
+    data = environment.get("data", "")
     return Run(
         folder=folder,
-        status=status,
-        error=result.get("error", ""),
+        status=result.status,
+        error=result.error,
         seed=str(config["seed"]),
-        protocol=result.get("protocol", protocol),
-        config=flat | {"data.fingerprint": facts.get("data", "")},
-        words=tuple(word for word in asked if not word.startswith(UNTOLD)),
-        metrics={key: value for key, value in metrics.items() if isinstance(value, int | float)},
-        history=read_module.history(folder),
-        device=facts.get("device", ""),
-        pictures=_pictures(folder, facts.get("data", "")) if status == "finished" else None,
+        protocol=result.protocol or (VALIDATION if config["data"]["val_size"] else TEST_EACH_EPOCH),
+        config=flat | {"data.fingerprint": data},
+        words=tuple(word for word in words if not word.startswith(UNTOLD)),
+        metrics={key: value for key, value in result.metrics.items() if isinstance(value, int | float)},
+        history=history(folder),
+        device=environment.get("device", ""),
+        pictures=_pictures(folder, data) if result.status == "finished" else None,
     )
 
 
 def _pictures(folder: Path, data: str) -> Pictures | None:
-    found = read_module.predictions(folder)
-    if found is None:
+    arrays = predictions(folder)
+    if arrays is None:
         return None
-    split = str(files_module.read_json(folder / "analysis" / "metrics.json").get("split", "test"))
-    classes = tuple(map(str, found["classes"]))
-    order = hashlib.sha256(found["index"].tobytes() + found["labels"].tobytes()).hexdigest()
+    split = str(read_json(folder / "analysis" / "metrics.json").get("split", "test"))
+    classes = tuple(map(str, arrays["classes"]))
+    order = hashlib.sha256(arrays["index"].tobytes() + arrays["labels"].tobytes()).hexdigest()
     return Pictures(
         stamp=(data, split, order, *classes),
         split=split,
-        labels=found["labels"],
-        preds=found["logits"].argmax(1),
-        index=found["index"],
-        names=[str(name) for name in found["names"]] if "names" in found else None,
+        labels=arrays["labels"],
+        preds=arrays["logits"].argmax(1),
+        index=arrays["index"],
+        names=[str(name) for name in arrays["names"]] if "names" in arrays else None,
         classes=classes,
     )

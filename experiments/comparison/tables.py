@@ -1,19 +1,20 @@
-"""The tables of a comparison."""
+"""Which tables a comparison has, as raw values and as a person sees them."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from cifar_core.explain.statistics import Spread, agreement, missed_by_all
-from cifar_core.report.markup import shown
+from cifar_core.report.markup import percent, shown
 from experiments.comparison.groups import Comparison, Configuration
 from experiments.comparison.read import Run
 
-Row = Mapping[str, Any]
-Columns = Mapping[str, Callable[[Row], str]]
+TableRow = Mapping[str, Any]
+Columns = dict[str, Callable[[TableRow], str]]
 
 LIMITS = {"markdown": 10, "html": 200}  # rows of a table; the CSV files have all
 
@@ -24,7 +25,7 @@ class Table:
 
     title: str
     hint: str
-    rows: Sequence[Row]
+    rows: Sequence[TableRow]
     columns: Columns
     file: str  # the CSV file that has all rows
     numbers: bool = True  # whether the columns after the first are figures
@@ -45,20 +46,20 @@ def verdict(comparison: Comparison) -> str:
         return "Nothing can be ranked: no finished run has a validation split."
     best, *rest = comparison.ranked
     figure = best.spread("val/acc_best")
-    said = f"Best by validation: {best.letter} ({shown(best.label)}), val/acc {_mean(figure)}."
+    text = f"Best by validation: {best.letter} ({shown(best.label)}), val/acc {_mean(figure)}."
     if not rest:
-        return said
+        return text
     if math.isnan(figure.std):
-        return f"{said} With one seed, nobody knows how far seeds alone differ."
+        return f"{text} With one seed, nobody knows how far seeds alone differ."
     near = [c.letter for c in rest if not c.spread("val/acc_best").high < figure.low]
-    return said + (
+    return text + (
         f" Not clearly worse, by intervals that overlap or are unknown: {', '.join(near)}." if near else ""
     )
 
 
 def tables(comparison: Comparison) -> list[Table]:
     """Return all tables of a comparison that have something to tell."""
-    found = [
+    each = [
         _configurations(
             comparison.ranked,
             "Ranked by validation accuracy",
@@ -78,11 +79,11 @@ def tables(comparison: Comparison) -> list[Table]:
         _others(comparison),
         _runs(comparison),
     ]
-    return [one for one in found if one is not None]
+    return [table for table in each if table is not None]
 
 
 def _configurations(configurations: Sequence[Configuration], title: str, hint: str) -> Table | None:
-    columns: dict[str, Callable[[Row], str]] = {
+    columns: Columns = {
         "configuration": lambda row: f"{row['letter']}: {row['configuration']}",
         "runs": lambda row: str(row["runs"]),
         "val/acc": lambda row: _mean(row["val"]),
@@ -140,7 +141,7 @@ def _pairs(comparison: Comparison) -> Table | None:
         }
         for pair in comparison.pairs
     ]
-    columns = {
+    columns: Columns = {
         "a / b": lambda row: f"{row['a']} seed {row['a_seed']} / {row['b']} seed {row['b_seed']}",
         "only a right": lambda row: f"{row['only_a_right']:,}",
         "only b right": lambda row: f"{row['only_b_right']:,}",
@@ -155,26 +156,29 @@ def _pairs(comparison: Comparison) -> Table | None:
 
 
 def _classes(comparison: Comparison) -> Table | None:
-    found = comparison.class_recalls()
-    if len(found) < 2:
+    recalls = comparison.class_recalls()
+    if len(recalls) < 2:
         return None
-    first, *rest = found
+    first, *rest = recalls
     names = comparison.paired[0].pictures.classes
-    rows = [
-        {"class": name} | {letter: float(values[k]) for letter, values in found.items()}
+    rows: list[TableRow] = [
+        {"class": name} | {letter: float(values[k]) for letter, values in recalls.items()}
         for k, name in enumerate(names)
     ]
     rows.sort(key=lambda row: -max((abs(row[x] - row[first]) for x in rest), default=0))
     rows.sort(key=lambda row: math.isnan(row[first]))
-    columns: dict[str, Callable[[Row], str]] = {"class": lambda row: row["class"]}
+    columns: Columns = {"class": lambda row: row["class"]}
     columns[first] = lambda row: _percent(row[first])
-    for letter in rest:
-        columns[f"{letter} - {first}"] = lambda row, letter=letter: _points(row[letter] - row[first])
+    columns |= {f"{letter} - {first}": _difference(letter, first) for letter in rest}
     hint = (
         f"Recall of each class, mean over seeds, and the others' difference from {first} in percentage "
         "points; the largest difference first."
     )
     return Table("Classes", hint, rows, columns, "classes.csv")
+
+
+def _difference(letter: str, first: str) -> Callable[[TableRow], str]:
+    return lambda row: _points(row[letter] - row[first])
 
 
 def _missed(comparison: Comparison) -> Table | None:
@@ -183,7 +187,7 @@ def _missed(comparison: Comparison) -> Table | None:
         return None
     one, preds = runs[0], np.stack([run.preds for run in runs])
     alike, missed = agreement(one.labels, preds), missed_by_all(one.labels, preds)
-    rows: list[Row] = [
+    rows: list[TableRow] = [
         {
             "index": int(one.index[row]),
             "file": one.names[row] if one.names else "",
@@ -193,7 +197,7 @@ def _missed(comparison: Comparison) -> Table | None:
         }
         for row, answer, share in zip(missed.rows, missed.answers, missed.shares, strict=True)
     ]
-    columns = {
+    columns: Columns = {
         "index": lambda row: str(row["index"]),
         "file": lambda row: row["file"],
         "label": lambda row: row["label"],
@@ -217,14 +221,14 @@ def _differences(comparison: Comparison) -> Table | None:
         {"key": key} | dict(zip(letters, values, strict=True))
         for key, values in comparison.differences().items()
     ]
-    columns: dict[str, Callable[[Row], str]] = {"key": lambda row: row["key"]}
-    columns |= {letter: lambda row, letter=letter: row[letter] for letter in letters}
+    columns: Columns = {"key": lambda row: row["key"]}
+    columns |= {letter: itemgetter(letter) for letter in letters}
     hint = "An empty cell: the key is not there."
     return Table("What differs", hint, rows, columns, "differences.csv") if rows else None
 
 
 def _others(comparison: Comparison) -> Table | None:
-    columns = {
+    columns: Columns = {
         "run": lambda row: row["folder"],
         "status": lambda row: row["status"],
         "epochs": lambda row: str(row["epochs"]),
@@ -238,7 +242,7 @@ def _others(comparison: Comparison) -> Table | None:
 
 
 def _runs(comparison: Comparison) -> Table | None:
-    columns = {
+    columns: Columns = {
         "run": lambda row: f"{row['configuration']} seed {row['seed']}: {row['folder']}",
         "val/acc": lambda row: _percent(row["val/acc_best"]),
         "test/acc": lambda row: _percent(row["test/acc"]),
@@ -281,7 +285,7 @@ def _interval(figure: Spread) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{100 * value:.2f} %"
+    return percent(value, 2, space=" ")
 
 
 def _points(value: float) -> str:

@@ -1,4 +1,4 @@
-"""Writes a comparison: a page, Markdown and CSV."""
+"""Which files a comparison leaves: a page, Markdown and CSV."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from experiments.comparison.groups import compare
 from experiments.comparison.page import markdown, page
 from experiments.comparison.read import read
-from experiments.comparison.tables import configuration_row, run_row, tables
+from experiments.comparison.tables import TableRow, configuration_row, run_row, tables
 from experiments.files import csv_text, write_text
 
 FILES = tuple(
@@ -21,13 +21,13 @@ def write(folders: Sequence[Path], out_dir: Path) -> str:
     text = markdown(comparison)
     write_text(out_dir / "comparison.html", page(comparison))
     write_text(out_dir / "comparison.md", text)
-    rows: dict[str, list] = {name: [] for name in FILES}
+    rows: dict[str, list[TableRow]] = {name: [] for name in FILES}
     rows |= {one.file: list(one.rows) for one in tables(comparison)}
     rows["configurations.csv"] = [configuration_row(c) for c in comparison.configurations]
     rows["runs.csv"] = [run_row(run, c.letter) for c in comparison.configurations for run in c.runs]
     rows["runs.csv"] += [run_row(run) for run in comparison.others]
-    for name, some in rows.items():
+    for name, lines in rows.items():
         (out_dir / name).unlink(missing_ok=True)  # of an earlier comparison
-        if some:
-            write_text(out_dir / name, csv_text(some))
+        if lines:
+            write_text(out_dir / name, csv_text(lines))
     return text
