@@ -41,7 +41,7 @@ def overrides(epochs: int) -> list[str]:
 def bare(epochs: int) -> None:
     """Train as a careful person would by hand: the same parts, nothing around them."""
     cfg = compose(overrides(epochs))
-    data = load_data(settings(cfg)["data"])
+    data = load_data(settings(cfg).data)
     torch.manual_seed(0)
     model = build.model(cfg, num_classes=10).to(memory_format=torch.channels_last)
     optimizer = build.optimizer(cfg, model.named_parameters())

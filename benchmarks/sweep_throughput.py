@@ -6,7 +6,6 @@ Each way does the same work, one way after another in one go. Compare figures of
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -14,7 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[1]
+from experiments.files import PROJECT
+from experiments.runs.result import Result
+
 WORK = [
     *("experiment=quickstart", "model.width=4", "trainer.epochs=1", "trainer.batch_size=256"),
     *("tracking=none", "analysis=none", "trainer.threads=1", "trainer.device=cpu", "trainer.progress=false"),
@@ -45,8 +46,8 @@ def joblib(folder: Path, trials: int, slots: int) -> None:
         "from pathlib import Path\n"
         "from joblib import Parallel, delayed\n"
         "def trial(seed, work, folder):\n"
-        "    from experiments.compose import compose\n"
-        "    from experiments.run import run\n"
+        "    from experiments.config.compose import compose\n"
+        "    from experiments.runs.story import run\n"
         "    return run(compose([*work, f'seed={seed}']), Path(folder) / str(seed))\n"
         "if __name__ == '__main__':\n"
         "    trials, slots, folder, *work = sys.argv[1:]\n"
@@ -62,8 +63,8 @@ def call(folder: Path, command: list[str]) -> None:
 
 
 def finished(folder: Path) -> int:
-    results = [json.loads(path.read_text()) for path in folder.rglob("result.json")]
-    return sum(result["status"] == "finished" for result in results)
+    results = [Result.read(path.parent) for path in folder.rglob("result.json")]
+    return sum(result is not None and result.status == "finished" for result in results)
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""Sweeps: a space of points, a ledger of trials, and a controller that runs them as plain runs."""
+"""How are many runs chosen, started and kept alive?"""

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.config.check import check
@@ -11,13 +12,13 @@ from experiments.config.compose import compose
 from experiments.config.laws import PLATEAU
 from experiments.config.renamed import renew_config
 from experiments.config.settings import SweepSettings
-from experiments.sweep.space import Dimension, Point, Space, Value, argument, combinations
+from experiments.sweep.space import Dimension, Files, Point, Space, Value, argument, combinations
 
 # Up to this many points are checked one by one (16 ms each). In a larger space a value is checked with every
 # other value of its own area and of those that a law ties to it, the rest of the space standing at its first
 # value; more than this many of those, and each value meets the first and the last of the others.
 EACH = 200
-# Areas (first parts of keys) whose values one law of `compose.check` or `targets.check` reads together.
+# Areas (first parts of keys) whose values one law of `config.laws` or `config.targets` reads together.
 TIED = (
     {"optimizer", "scheduler", "trainer"},
     {"data", "trainer"},
@@ -30,21 +31,21 @@ def check_space(space: Space, options: SweepSettings, *, config_name: str, confi
 
     Of an interval both ends are checked. Every trial checks its own point once more when it starts.
     """
-    composed = Composed(space, config_name, config_dir)
-    seen = set()
+    composed = Composed(space, {"config_name": config_name, "config_dir": config_dir})
+    checked = set()
     for values in _cases(space):
         point = space.point(values)
         key = tuple(point.items())
-        if key in seen:
+        if key in checked:
             continue
-        seen.add(key)
+        checked.add(key)
         try:
             cfg = composed.at(point)
             check(cfg)
             _check_judged(cfg, options)
         except ValueError as error:
-            where = " ".join(map(argument, point.items()))
-            raise ValueError(f"{error} (at point {where})" if where else str(error)) from error
+            overrides = " ".join(map(argument, point.items()))
+            raise ValueError(f"{error} (at point {overrides})" if overrides else str(error)) from error
 
 
 def _check_judged(cfg: DictConfig, options: SweepSettings) -> None:
@@ -65,10 +66,10 @@ def _check_judged(cfg: DictConfig, options: SweepSettings) -> None:
 class Composed:
     """Configurations of points; Hydra composes only where a key changes more than a value (0.1 s each)."""
 
-    def __init__(self, space: Space, config_name: str, config_dir: str | None) -> None:
+    def __init__(self, space: Space, files: Files) -> None:
         """Keep what all points share."""
         self._space = space
-        self._files = {"config_name": config_name, "config_dir": config_dir}
+        self._files = files
         self._composed: dict[tuple[tuple[str, str], ...], DictConfig] = {}
         self._values: dict[str, Any] = {}
 
@@ -89,8 +90,6 @@ class Composed:
         return key in self._space.groups or key.startswith(("+", "~")) or "@" in key
 
     def _value(self, key: str, text: str) -> Any:
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-
         if (part := f"{key}={text}") not in self._values:
             self._values[part] = OverridesParser.create().parse_override(part).value()
         return self._values[part]

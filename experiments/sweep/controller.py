@@ -1,30 +1,24 @@
 """The controller of a sweep: starts trials, reads what they write, ends the hopeless, keeps the ledger."""
 
-import json
-import logging
+import dataclasses
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from optuna.trial import TrialState
-
 from experiments.cli import Stopped
 from experiments.config.settings import SweepSettings
-from experiments.files import write_text
-from experiments.sweep.backends.backend import Backend
+from experiments.runs.result import Result
+from experiments.sweep.backends.backend import Backend, Cause, End
 from experiments.sweep.home import Home
 from experiments.sweep.ledger import Ledger
+from experiments.sweep.planning import Plan
 from experiments.sweep.screen import Screen
-from experiments.sweep.space import Point, Space, Value, combinations, point_id
-from experiments.sweep.trials import METRIC, Trial
-from experiments.sweep.winner import bare
+from experiments.sweep.space import Space
+from experiments.sweep.trials import METRIC, Look, Trial
 from experiments.tracking.spool import Spool
 
-log = logging.getLogger(__name__)
-
-DEATHS = ("killed by", "ended unseen", "out of memory")  # reasons that may be gone at the next attempt
-DUPLICATES = 100  # proposals of known points in a row after which a search gives up
+PASSING = (End.KILLED, End.VANISHED, End.MEMORY)  # may be gone at the next attempt
 
 
 class Controller:
@@ -53,31 +47,29 @@ class Controller:
         self._backend = backend
         self._extra = extra
         self._tags = tags
-        self.trials = home.trials()
         self._running: dict[int, Trial] = {}
         self._reported: dict[int, int] = {}  # last epoch the pruner has seen, by trial number
         self._again: list[Trial] = []  # killed trials that get another attempt
-        self._given_up: set[str] = set()  # points, by id, whose first seed was pruned
         self._signals: list[int] = []
         self._heeded = 0  # signals acted on
         self._stops = False  # no new trials
         search = settings.sampler != "grid"
-        seeds = len(space.seeds)
-        self._target = home.target(settings.n_trials, settings.add_trials) if search else space.size
-        self._screen = Screen(self._target * seeds if search else space.size)
+        target = home.target(settings.n_trials, settings.add_trials) if search else space.size
+        self._screen = Screen(target * len(space.seeds) if search else space.size)
+        self._plan = Plan(space, settings, home, ledger, self._screen, target)
 
     def run(self) -> int:
         """Run all trials that are not done; return 0 only if every point is finished or pruned, else 1.
 
         Raises `Stopped` after a signal, when the running trials have saved their last epoch.
         """
-        self._restore()
-        planned = self._planned()
+        self._plan.restore()
+        upcoming = self._plan.upcoming()
         with self._heeding_signals():
             while True:
                 self._heed()
                 self._look()
-                self._fill(planned)
+                self._fill(upcoming)
                 self._screen.show(list(self._running.values()), self._backend.slots)
                 if not self._running:
                     break
@@ -90,118 +82,18 @@ class Controller:
         return 1 if failed or self._stops else 0
 
     @property
+    def trials(self) -> list[Trial]:
+        """All trials that there are."""
+        return list(self._plan.trials.values())
+
+    @property
     def is_over(self) -> bool:
         """Whether all planned trials have had their turn."""
         return not self._stops
 
-    def _restore(self) -> None:
-        """Make ledger and folders agree: the folders say what was done, whatever the ledger has lost."""
-        entries = self._ledger.latest()
-        for point, trial in self.trials.items():
-            entry = entries.pop(point, None)
-            if trial.done:
-                self._screen.count(trial, trial.status)
-                self._give_up_with(trial)
-            if entry is None or entry.state == TrialState.FAIL:
-                trial.number = self._enter(trial)
-                trial.write()
-                continue
-            trial.number = entry.number
-            if trial.done and not entry.state.is_finished():
-                self._ledger.tell(entry.number, trial.status, trial.value)
-        for entry in entries.values():
-            if not entry.state.is_finished():  # killed before the trial had its folder
-                self._ledger.tell(entry.number, "failed")
-
-    def _enter(self, trial: Trial) -> int:
-        """Enter a trial that the ledger lacks, or that is to be tried again, and return its new number."""
-        rows = trial.history() if self._is_first(trial.point) else []
-        history = [row[METRIC] for row in rows if METRIC in row]
-        return self._ledger.add(
-            trial.values,
-            self._space.distributions,
-            point_id(trial.point),
-            status=trial.status if trial.done else "running",
-            value=trial.value,
-            history=history,
-        )
-
-    def _planned(self) -> Iterator[Trial]:
-        """Yield the trials to run: those begun before, then the grid, or what the sampler proposes."""
-        for trial in list(self.trials.values()):
-            if not trial.done and point_id(bare(trial.point)) not in self._given_up:
-                trial.attempts = 0
-                yield trial
-        if self._settings.sampler == "grid":
-            yield from self._grid()
-        else:
-            yield from self._search()
-
-    def _grid(self) -> Iterator[Trial]:
-        names = self._space.distributions
-        for values in self._space.grid():
-            point = self._space.point(values)
-            if self._is_wanted(point):
-                yield self._new(point, {name: values[name] for name in names})
-
-    def _search(self) -> Iterator[Trial]:
-        begun = {point_id(bare(trial.point)): trial.values for trial in self.trials.values()}
-        for values in begun.values():
-            yield from self._repetitions(values, None)
-        while len(begun) < self._target:
-            proposal = self._propose(begun)
-            if proposal is None:
-                self._screen.say(f"the sampler finds no new points: the search ends after {len(begun)}")
-                return
-            values, number = proposal
-            begun[point_id(self._space.point(values))] = values
-            yield from self._repetitions(values, number)
-
-    def _repetitions(self, values: dict[str, Value], number: int | None) -> Iterator[Trial]:
-        """Yield the trials of a point that are not there yet, one a seed; ``number`` is the first one's."""
-        for seed in self._space.seeds:
-            point = self._space.point(values) | seed
-            if self._is_wanted(point):
-                yield self._new(point, values, number)
-                number = None
-
-    def _is_wanted(self, point: Point) -> bool:
-        """Tell whether a point has no trial yet and is to have one."""
-        if point_id(point) in self.trials:
-            return False
-        given_up = point_id(bare(point)) in self._given_up
-        if given_up:
-            self._screen.leave_out()
-        return not given_up
-
-    def _propose(self, begun: dict[str, dict[str, Value]]) -> tuple[dict[str, Value], int | None] | None:
-        """Return a new point and its number in the ledger, None where there is none."""
-        searched = self._space.searched
-        for _ in range(DUPLICATES):
-            number, values = self._ledger.ask(self._space.distributions)
-            if point_id(self._space.point(values)) not in begun:
-                return values, number
-            self._ledger.tell(number, "failed")  # known: running it again would show the same
-            if all(d.discrete for d in searched):
-                new = (v for v in combinations(searched) if point_id(self._space.point(v)) not in begun)
-                values = next(new, {})
-                return (values, None) if values else None
-        return None
-
-    def _new(self, point: Point, values: dict[str, Value], number: int | None = None) -> Trial:
-        key = point_id(point)
-        if number is None:
-            number = self._ledger.add(values, self._space.distributions, key)
-        else:
-            self._ledger.name(number, key)
-        folder = self._home.path / self._space.folder_name(point)
-        trial = Trial(number, point, values, self._space.label(point), folder, seeds=len(self._space.seeds))
-        self.trials[key] = trial
-        return trial
-
-    def _fill(self, planned: Iterator[Trial]) -> None:
+    def _fill(self, upcoming: Iterator[Trial]) -> None:
         while self._backend.has_room and not self._stops:
-            trial = self._again.pop(0) if self._again else next(planned, None)
+            trial = self._again.pop(0) if self._again else next(upcoming, None)
             if trial is None:
                 return
             self._begin(trial)
@@ -219,74 +111,63 @@ class Controller:
 
     def _look(self) -> None:
         """See what the running trials have come to."""
+        prunes = self._settings.pruner != "none"
         for trial in list(self._running.values()):
             ended = self._backend.ended(trial)
-            if self._settings.pruner != "none" and self._is_hopeless(trial) and not ended:
+            if not (ended or prunes):
+                continue
+            look = trial.look()
+            if prunes and self._is_hopeless(trial, look) and not ended:
                 trial.ask_to_end()
             if ended:
-                self._settle(trial)
+                self._settle(trial, look)
 
-    def _is_hopeless(self, trial: Trial) -> bool:
+    def _is_hopeless(self, trial: Trial, look: Look) -> bool:
         """Enter a trial's new epochs; return whether the pruner would end it at one of them.
 
         The pruner compares points, each by its first seed: whichever of many seeds it ended, the mean of the
         others would be of lucky ones.
         """
-        if not self._is_first(trial.point):
-            return point_id(bare(trial.point)) in self._given_up
+        if not self._plan.is_first(trial):
+            return self._plan.is_given_up(trial)
         hopeless = False
-        for row in trial.history()[self._reported.get(trial.number, 0) :]:
+        for row in look.history[self._reported.get(trial.number, 0) :]:
             epoch = int(row["epoch"])
             self._reported[trial.number] = epoch
             prune = self._ledger.report(trial.number, epoch, row[METRIC])
             hopeless = hopeless or (prune and epoch > self._settings.prune_after)
         return hopeless
 
-    def _is_first(self, point: Point) -> bool:
-        """Tell whether a point has the first of the seeds."""
-        return self._space.seeds[0].items() <= point.items()
-
-    def _give_up_with(self, trial: Trial) -> None:
-        """Give up the other seeds of a point whose first one was pruned."""
-        if trial.status == "pruned" and self._is_first(trial.point):
-            self._given_up.add(point_id(bare(trial.point)))
-
-    def _settle(self, trial: Trial) -> None:
+    def _settle(self, trial: Trial, look: Look) -> None:
         """Enter how a trial ended."""
         cause = self._backend.cause(trial)
         del self._running[trial.number]
         self._reported.pop(trial.number, None)
-        if trial.done:
-            self._ledger.tell(trial.number, trial.status, trial.value)
-            self._screen.ended(trial, trial.status)
-            self._give_up_with(trial)
+        if look.done:
+            self._ledger.tell(trial.number, look.status, look.value)
+            self._screen.ended(trial, look)
+            self._plan.heed(trial, look)
         elif self._signals:
             self._screen.say(f"let go    {trial.label}")
         else:
-            self._fail(trial, cause)
+            self._fail(trial, look, cause)
 
-    def _fail(self, trial: Trial, cause: str) -> None:
-        reason = self._reason(trial, cause)
-        died = any(words in reason.lower() for words in DEATHS)
-        died = died and point_id(bare(trial.point)) not in self._given_up
-        if died and trial.attempts <= self._settings.retries:
-            self._screen.say(f"again     {trial.label}  {reason}")
+    def _fail(self, trial: Trial, look: Look, cause: Cause) -> None:
+        tail = trial.log_tail()
+        cause = _explained(cause, look, tail)
+        may_pass = cause.end in PASSING and not self._plan.is_given_up(trial)
+        if may_pass and trial.attempts <= self._settings.retries:
+            self._screen.say(f"again     {trial.label}  {cause.message}")
             self._again.append(trial)
             return
-        record = {"metrics": {}, "seconds": {}, "epochs": len(trial.history()), "run_id": None} | trial.result
-        record |= {"status": "failed", "error": reason, "log": trial.log_tail()}
-        write_text(trial.folder / "result.json", json.dumps(record, indent=2) + "\n")
+        left = look.result or Result(epochs=len(look.history))
+        result = dataclasses.replace(left, status="failed", error=cause.message, log=tail)
+        result.write(trial.folder)
         self._ledger.tell(trial.number, "failed")
-        self._screen.ended(trial, "failed", reason)
+        self._screen.ended(trial, Look(trial.folder, result), cause.message)
         limit = self._settings.max_failures
         if self._settings.on_fail == "stop" or 0 < limit <= self._screen.counts["failed"]:
             self._stops = True
-
-    def _reason(self, trial: Trial, cause: str) -> str:
-        if trial.result.get("status") == "failed":
-            return trial.result["error"]
-        last = trial.log_tail()[-1:]
-        return f"{cause}: {last[0]}" if last and not cause.startswith(("killed", "sweep.")) else cause
 
     @contextmanager
     def _heeding_signals(self) -> Iterator[None]:
@@ -319,3 +200,12 @@ class Controller:
     def _each(self, action: Callable[[Trial], None]) -> None:
         for trial in list(self._running.values()):
             action(trial)
+
+
+def _explained(cause: Cause, look: Look, tail: Sequence[str]) -> Cause:
+    """Return a failed run's own word, else the backend's, with the last line of output where that helps."""
+    if look.result is not None and look.status == "failed":
+        return Cause.told(look.result)
+    if tail and cause.end not in (End.KILLED, End.TIMEOUT):
+        return Cause(cause.end, f"{cause.message}: {tail[-1]}")
+    return cause

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.sweep import report
-from experiments.sweep.backends.backend import Backend
-from experiments.sweep.jobs import sync_trials, test_trial, track_sweep
+from experiments.sweep.backends.backend import Backend, Cause
 from experiments.sweep.server import Server
 from experiments.sweep.space import Space
 from experiments.sweep.trials import Trial
@@ -16,8 +14,8 @@ from experiments.sweep.trials import Trial
 def test(won: Sequence[Trial], server: Server) -> None:
     """Read the test set with the winner's weights, once for each seed."""
     for trial in won:
-        if "test/acc" not in trial.result["metrics"]:
-            metrics = server.call(test_trial, trial.folder)
+        if "test/acc" not in trial.look().metrics:
+            metrics = server.call("test_trial", trial.folder)
             say(f"winner        {trial.label}  test/acc {metrics['test/acc']:.2%}")
 
 
@@ -28,14 +26,16 @@ def refit(won: Sequence[Trial], space: Space, backend: Backend, home: Path) -> N
     """
     for trial in won:
         again = _again(trial, home / "refit" / trial.folder.name)
-        if not again.done:
+        look = again.look()
+        if not look.done:
             more = ["data.val_size=0", "trainer.early_stop=0", "trainer.test=true", "trainer.evaluate=end"]
             more += [f"sweep.name={home.name}"]
             cause = _run(again, [*space.overrides(trial.point), *more], backend)
-            if not again.done:
-                reason = again.result.get("error") or " ".join([cause, *again.log_tail()[-1:]])
+            look = again.look()
+            if not look.done:
+                reason = look.error or " ".join([cause.message, *again.log_tail()[-1:]])
                 raise OSError(f"the refit in {again.folder} has failed: {reason}")
-        acc = again.result["metrics"]["test/acc"]
+        acc = look.metrics["test/acc"]
         say(f"refit         {trial.label}  test/acc {acc:.2%}  {again.folder}")
 
 
@@ -47,7 +47,7 @@ def _again(trial: Trial, folder: Path) -> Trial:
     return Trial(trial.number, trial.point, trial.values, f"refit {trial.label}", folder)
 
 
-def _run(trial: Trial, overrides: list[str], backend: Backend) -> str:
+def _run(trial: Trial, overrides: list[str], backend: Backend) -> Cause:
     """Run one trial to its end and return how it ended; after a signal it saves its last epoch."""
     if not backend.adopt(trial):
         trial.begin()
@@ -87,36 +87,32 @@ class Record:
         if not any(trial.folder.exists() for trial in trials):
             return
         try:
-            paths = self._server.call(report.write, self._folder)
+            paths = self._server.call("write", self._folder)
         except (ValueError, OSError) as error:  # a report is never worth a sweep
             say(f"no report: {error}")
             return
         say(f"report        {paths[0]}")
         if self._tracking is not None:
-            counts = {"finished": 0.0, "pruned": 0.0, "failed": 0.0}
-            for trial in trials:
-                if trial.status in counts:
-                    counts[trial.status] += 1
-            self._track(
-                {f"trials/{status}": count for status, count in counts.items()}, paths[1].read_text(), paths
-            )
+            statuses = [trial.look().status for trial in trials]
+            counts = {f"trials/{s}": float(statuses.count(s)) for s in ("finished", "pruned", "failed")}
+            self._track(counts, paths[1].read_text(), paths)
             self._deliver()
 
     def _track(
         self, metrics: dict[str, float], note: str, files: Sequence[Path]
     ) -> tuple[str | None, str | None]:
         try:
-            return self._server.call(track_sweep, self._folder, self._tracking, metrics, note, files)
+            return self._server.call("track_sweep", self._folder, self._tracking, metrics, note, files)
         except (ValueError, OSError) as error:
             say(f"the sweep itself is not tracked: {error}")
             return None, None
 
     def _deliver(self) -> None:
         try:
-            all_there = self._server.call(sync_trials, self._folder)
+            is_complete = self._server.call("sync_trials", self._folder)
         except (ValueError, OSError):
-            all_there = False
-        if not all_there:
+            is_complete = False
+        if not is_complete:
             say(f"not everything reached MLflow; later: python -m experiments.sync {self._folder}")
 
 

@@ -1,4 +1,4 @@
-"""The figures of a sweep's report, as matplotlib figures."""
+"""What does a sweep look like? The figures of its report, by matplotlib."""
 
 import math
 from collections.abc import Sequence
@@ -17,21 +17,21 @@ COLOURS = matplotlib.colormaps["viridis"]
 
 def curves(trials: Sequence[Trial], best: Sequence[Trial]) -> Figure | None:
     """Draw validation accuracy by epoch: the best point bold, pruned trials ending in a cross."""
-    histories = [(t, h) for t in trials if (h := t.history()) and METRIC in h[0]]
-    if not histories:
+    looks = [look for t in trials if (look := t.look()).history and METRIC in look.history[0]]
+    if not looks:
         return None
-    if len(histories) > CURVES:
-        histories.sort(key=lambda pair: -max(row[METRIC] for row in pair[1]))
-        histories = histories[: CURVES // 2] + histories[-CURVES // 2 :]
+    if len(looks) > CURVES:
+        looks.sort(key=lambda look: -max(row[METRIC] for row in look.history))
+        looks = looks[: CURVES // 2] + looks[-CURVES // 2 :]
     figure, axes = _figure(1)
     folders = {trial.folder for trial in best}
-    for trial, history in histories:
-        epochs, accs = [row["epoch"] for row in history], [row[METRIC] for row in history]
-        bold = trial.folder in folders
+    for look in looks:
+        epochs, accs = [row["epoch"] for row in look.history], [row[METRIC] for row in look.history]
+        bold = look.folder in folders
         axes[0].plot(
             epochs, accs, color="C3" if bold else "0.6", lw=2 if bold else 0.8, zorder=3 if bold else 1
         )
-        if trial.status == "pruned":
+        if look.status == "pruned":
             axes[0].plot(epochs[-1], accs[-1], "x", color="0.3", ms=5)
     axes[0].set(xlabel="epoch", ylabel=METRIC, title="red: the best point; cross: pruned")
     return figure
@@ -98,8 +98,9 @@ def _figure(count: int, *, width: float | None = None) -> tuple[Figure, list[Axe
 
 def _valued(trials: Sequence[Trial]) -> tuple[list[Trial], list[float]]:
     """Return the finished trials and their values."""
-    finished = [t for t in trials if t.status == "finished" and t.value is not None]
-    return finished, [t.value or 0.0 for t in finished]
+    looks = [(trial, trial.look()) for trial in trials]
+    finished = [(t, look.value) for t, look in looks if look.status == "finished" and look.value is not None]
+    return [trial for trial, _ in finished], [value for _, value in finished]
 
 
 def _keys(trials: Sequence[Trial]) -> list[str]:

@@ -1,15 +1,14 @@
 """The folder of a sweep: whose it is, what was asked of it, and which trials it holds."""
 
-import fcntl
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, Self, TextIO
 
 import yaml
 
-from experiments.files import write_text
+from experiments.config.renamed import target
+from experiments.files import own, write_text
 from experiments.sweep.space import Space, point_id
 from experiments.sweep.trials import Trial
 
@@ -26,10 +25,11 @@ class Home:
     def check(self, identity: dict[str, Any]) -> None:
         """Raise ValueError, naming each key that differs, where the folder holds another sweep."""
         saved = self._saved().get("identity", identity)
+        before, now = _renewed(saved), _renewed(identity)
         changes = [
             f"{key}: {saved.get(key, 'not given')}, got {identity.get(key, 'not given')}"
             for key in sorted(saved.keys() | identity.keys())
-            if saved.get(key) != identity.get(key)
+            if before.get(key) != now.get(key)
         ]
         if changes:
             raise ValueError(
@@ -41,18 +41,10 @@ class Home:
         if self._lock is not None:
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = (self.path / "lock").open("a+")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read().strip() or "another process"
-            lock.close()
+            self._lock = own(self.path)
+        except BlockingIOError as owner:
             raise ValueError(f"{self.path} is being worked on by {owner}, which shows its trials") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()}")
-        lock.flush()
-        self._lock = lock
         self.check(identity)
         self._save(self._saved() | {"identity": identity})
 
@@ -85,10 +77,8 @@ class Home:
 
     def trials(self) -> dict[str, Trial]:
         """Return the trials that have a folder, by the id of their point."""
-        found = sorted(
-            (Trial.read(p) for p in self.path.glob("*/trial.json")), key=lambda trial: trial.number
-        )
-        return {point_id(trial.point): trial for trial in found}
+        trials = map(Trial.read, self.path.glob("*/trial.json"))
+        return {point_id(t.point): t for t in sorted(trials, key=lambda trial: trial.number)}
 
     def _saved(self) -> dict[str, Any]:
         try:
@@ -98,6 +88,11 @@ class Home:
 
     def _save(self, content: dict[str, Any]) -> None:
         write_text(self.path / "sweep.yaml", yaml.safe_dump(content, sort_keys=False))
+
+
+def _renewed(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return an identity with the code that it names under today's names."""
+    return {key: target(text) if key.endswith("_target_") else text for key, text in identity.items()}
 
 
 def sweep_name(space: Space, identity: dict[str, Any]) -> str:

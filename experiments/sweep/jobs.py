@@ -1,18 +1,36 @@
 """What runs in the processes forked from the warm server: trials, and the jobs that need torch."""
 
 import faulthandler
-import io
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
+from hydra.utils import instantiate
+
+from cifar_core.data.sources import load_data
+from cifar_core.train import checkpoint
+from cifar_core.train.numerics import set_up
+from cifar_core.train.predict import evaluate, tta_acc
+from experiments.cli import exit_codes, signals, user_mistakes
+from experiments.config import build
+from experiments.config.compose import compose, compose_saved
+from experiments.config.values import settings
+from experiments.runs import story
+from experiments.runs.result import Result
+from experiments.sweep.checks import check_space
+from experiments.sweep.report import write
+from experiments.sweep.space import Files
+from experiments.tracking.mlflow_store import tagged_runs_page
+from experiments.tracking.spool import Spool
+from experiments.tracking.sync import sync
 
 
 def run_trial(
     overrides: Sequence[str],
-    files: dict[str, str | None],
+    files: Files,
     folder: Path,
     label: str,
     gpu: str | None,
@@ -22,12 +40,6 @@ def run_trial(
 
     ``gpu`` is what CUDA_VISIBLE_DEVICES becomes, None to leave it; ``threads`` 0 leaves torch's choice.
     """
-    import torch
-
-    from experiments.cli import exit_codes, signals, user_mistakes
-    from experiments.config.compose import compose
-    from experiments.runs.story import run
-
     os.setsid()  # Ctrl-C is the controller's, and what the trial starts ends with it
     _log_to(folder / "trial.log")
     faulthandler.enable()
@@ -39,12 +51,7 @@ def run_trial(
     with exit_codes():
         with user_mistakes():
             cfg = compose(overrides, **files)
-        run(cfg, folder, overrides=overrides, name=label)
-
-
-def overtime(seconds: float) -> str:
-    """Return why a trial was ended after so many seconds."""
-    return f"sweep.timeout: longer than {seconds:g} s"
+        story.run(cfg, folder, overrides=overrides, name=label)
 
 
 def _log_to(path: Path) -> None:
@@ -56,37 +63,27 @@ def _log_to(path: Path) -> None:
 
 def gpu_count() -> int:
     """Return the number of GPUs that torch sees."""
-    import torch
-
     return torch.cuda.device_count()
 
 
 def test_trial(folder: Path) -> dict[str, float]:
     """Read the test set with the best weights of a finished run and add the figures to its records."""
-    from cifar_core.data.sources import load_data
-    from cifar_core.train import checkpoint
-    from cifar_core.train.numerics import numerics
-    from cifar_core.train.predict import evaluate, tta_acc
-    from experiments.config import build
-    from experiments.config.compose import compose_saved
-    from experiments.config.values import settings
-    from experiments.runs.folder import RunFolder
-    from experiments.tracking.spool import Spool
-
     cfg = compose_saved(folder, [])
     options = settings(cfg)
-    where = numerics(options["trainer"])
-    data = load_data(options["data"]).to(where.device)
-    model = where.place(build.model(cfg, num_classes=data.num_classes))
+    trainer = options.trainer
+    numerics = set_up(trainer)
+    data = load_data(options.data).to(numerics.device)
+    model = numerics.place(build.model(cfg, num_classes=data.num_classes))
     best = checkpoint.load(folder / "best.pt")
     model.load_state_dict(best["model"])
-    trainer = options["trainer"]
-    metrics = evaluate(model, data, "test", where, batch_size=trainer.eval_batch_size)
-    metrics |= tta_acc(model, data, "test", where, trainer)
+    metrics = evaluate(model, data, "test", numerics, batch_size=trainer.eval_batch_size)
+    metrics |= tta_acc(model, data, "test", numerics, trainer)
 
-    run_folder = RunFolder(folder)
-    result = run_folder.result() or {}
-    run_folder.write_json("result.json", result | {"metrics": result["metrics"] | metrics})
+    result = Result.read(folder)
+    if result is None:
+        raise FileNotFoundError(f"{folder} holds no run that has ended")
+    result.metrics |= metrics
+    result.write(folder)
     if (spool := Spool(folder)).path.exists():
         spool.append("metrics", step=best["epoch"], data=metrics)
     return metrics
@@ -96,10 +93,6 @@ def track_sweep(
     folder: Path, tracking: dict[str, Any], metrics: dict[str, float], note: str, files: Sequence[Path]
 ) -> tuple[str | None, str | None]:
     """Enter the sweep itself as a run of kind `sweep`; return its id and the page of all its trials."""
-    from hydra.utils import instantiate
-
-    from experiments.tracking.mlflow_store import tagged_runs_page
-
     tags = {"sweep": folder.name, "kind": "sweep", "run_folder": str(folder)}
     with instantiate(tracking, out_dir=folder, run_name=f"sweep {folder.name}", tags=tags) as tracker:
         if note:
@@ -114,7 +107,10 @@ def track_sweep(
 
 def sync_trials(folder: Path) -> bool:
     """Deliver what the trials could not, close the runs of those that died; return whether all is there."""
-    from experiments import sync
+    return not any(outcome.failed for outcome in sync([folder], None))
 
-    with redirect_stdout(io.StringIO()):
-        return sync.main([str(folder)]) == 0
+
+JOBS: dict[str, Callable[..., Any]] = {
+    job.__name__: job
+    for job in (check_space, gpu_count, run_trial, sync_trials, test_trial, track_sweep, write)
+}

@@ -1,7 +1,6 @@
-"""The report of a sweep: HTML, CSV and Markdown."""
+"""How is a sweep told? As HTML, Markdown and CSV, written from its folder alone."""
 
 import base64
-import csv
 import html
 import io
 import warnings
@@ -12,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from optuna.importance import get_param_importances
 
-from experiments.files import write_text
+from experiments.files import csv_text, write_text
 from experiments.sweep import figures
 from experiments.sweep.home import Home
 from experiments.sweep.ledger import saved_study
@@ -41,7 +40,7 @@ def write(folder: Path) -> list[Path]:
     paths = [folder / "report.html", folder / "report.md", folder / "trials.csv"]
     write_text(paths[0], _page(folder, trials, rows, leaders, won))
     write_text(paths[1], note(folder, trials, leaders, won))
-    write_text(paths[2], _csv(rows))
+    write_text(paths[2], csv_text(rows, end="\r\n"))
     return paths
 
 
@@ -78,15 +77,6 @@ def _states(row: PointRow) -> str:
     return ", ".join(f"{row.statuses.count(s)} {s}" for s in dict.fromkeys(row.statuses))
 
 
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=names, restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
 def _page(
     folder: Path,
     trials: Sequence[Trial],
@@ -121,9 +111,9 @@ def _page(
 
 
 def _points_table(leaders: Sequence[PointRow], won: PointRow | None) -> str:
-    table = _table(_point_cells(leaders, won), marked=0 if won is not None else None)
+    board = _table(_point_cells(leaders, won), marked=0 if won is not None else None)
     caution = _caution(leaders)
-    return table + (f"<p>{caution}</p>" if caution else "")
+    return board + (f"<p>{caution}</p>" if caution else "")
 
 
 def _point_cells(leaders: Sequence[PointRow], won: PointRow | None) -> list[dict[str, str]]:
@@ -144,11 +134,11 @@ def _point_cells(leaders: Sequence[PointRow], won: PointRow | None) -> list[dict
 
 
 def _trial_cells(row: dict[str, Any], folder: Path) -> dict[str, str]:
-    shown = {"trial": f"#{row['trial']}", "name": row["name"], "status": row["status"]}
+    cells = {"trial": f"#{row['trial']}", "name": row["name"], "status": row["status"]}
     acc = row["val/acc_best"]
-    shown["val/acc best"] = "" if acc is None else f"{acc:.2%}"
-    shown |= {"epochs": str(row["epochs"]), "seconds": f"{row['seconds']:,.1f}"}
-    return shown | {"folder": str(Path(row["folder"]).relative_to(folder)), "run id": row["run_id"]}
+    cells["val/acc best"] = "" if acc is None else f"{acc:.2%}"
+    cells |= {"epochs": str(row["epochs"]), "seconds": f"{row['seconds']:,.1f}"}
+    return cells | {"folder": str(Path(row["folder"]).relative_to(folder)), "run id": row["run_id"]}
 
 
 def _table(rows: Sequence[dict[str, str]], *, marked: int | None = None) -> str:
@@ -161,26 +151,23 @@ def _table(rows: Sequence[dict[str, str]], *, marked: int | None = None) -> str:
 
 
 def _failures(trials: Sequence[Trial]) -> str:
-    failed = [trial for trial in trials if trial.status == "failed"]
+    failed = [(t, r) for t in trials if (r := t.look().result) is not None and r.status == "failed"]
     if not failed:
         return ""
     parts = ["<h2>Failures</h2>"]
-    for trial in failed:
-        result = trial.result
-        log = html.escape("\n".join(result.get("log", [])))
-        parts.append(
-            f"<p><b>{html.escape(trial.label)}</b>: {html.escape(result['error'])}</p><pre>{log}</pre>"
-        )
+    for trial, result in failed:
+        log = html.escape("\n".join(result.log))
+        parts.append(f"<p><b>{html.escape(trial.label)}</b>: {html.escape(result.error)}</p><pre>{log}</pre>")
     return "".join(parts)
 
 
 def _agreement(trials: Sequence[Trial]) -> str:
-    found = answers(trials)
-    if found is None:
+    common = answers(trials)
+    if common is None:
         return ""
-    alike = found.agreement
+    alike = common.agreement
     text = (
-        f"{found.trials} trials on {found.pictures:,} pictures: all are right on {alike.all_right:.1%}, "
+        f"{common.trials} trials on {common.pictures:,} pictures: all are right on {alike.all_right:.1%}, "
         f"all wrong on {alike.all_wrong:.1%}; two trials give the same answer on {alike.same_answer:.1%}."
     )
     rows = [
@@ -190,10 +177,10 @@ def _agreement(trials: Sequence[Trial]) -> str:
             "most frequent answer": answer,
             "trials that give it": f"{share:.0%}",
         }
-        for index, label, answer, share in found.missed[:MISSED]
+        for index, label, answer, share in common.missed[:MISSED]
     ]
-    told = f" Missed by all, {len(rows)} of {len(found.missed):,}:" if rows else ""
-    return f"<h2>Agreement</h2><p>{text}{told}</p>{_table(rows) if rows else ''}"
+    missed = f" Missed by all, {len(rows)} of {len(common.missed):,}:" if rows else ""
+    return f"<h2>Agreement</h2><p>{text}{missed}</p>{_table(rows) if rows else ''}"
 
 
 def _importances(folder: Path) -> dict[str, float]:

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from experiments.sweep.trials import METRIC, Trial
+from experiments.sweep.trials import METRIC, Look, Trial
 
 REDRAW_SECONDS = 1.0
 ROWS = 16  # running trials shown
@@ -23,22 +23,22 @@ class Screen:
         self._began = time.monotonic()
         self._before = 0  # trials that were done before this start
         self.counts = {"finished": 0, "pruned": 0, "failed": 0}
-        self.best: Trial | None = None
+        self._best: tuple[float, str] | None = None  # value and label
 
-    def count(self, trial: Trial, status: str) -> None:
+    def count(self, trial: Trial, look: Look) -> None:
         """Count a trial that was done before this start."""
         self._before += 1
-        self._add(trial, status)
+        self._add(trial, look)
 
     def leave_out(self) -> None:
         """Expect one trial less."""
         self._total -= 1
 
-    def ended(self, trial: Trial, status: str, reason: str = "") -> None:
+    def ended(self, trial: Trial, look: Look, reason: str = "") -> None:
         """Show a trial that has ended."""
-        self._add(trial, status)
-        figure = "" if trial.value is None else f"{METRIC} {trial.value:.2%}"
-        self.say(f"[{self._done}/{self._total}] {status:<8}  {trial.label}  {reason or figure}")
+        self._add(trial, look)
+        figure = "" if look.value is None else f"{METRIC} {look.value:.2%}"
+        self.say(f"[{self._done}/{self._total}] {look.status:<8}  {trial.label}  {reason or figure}")
 
     def say(self, line: str) -> None:
         """Print a line that stays."""
@@ -58,10 +58,11 @@ class Screen:
         print("\n".join(row[:width] for row in rows), file=sys.stderr, flush=True)
         self._drawn = len(rows)
 
-    def _add(self, trial: Trial, status: str) -> None:
-        self.counts[status] += 1
-        if status == "finished" and (self.best is None or (trial.value or 0) > (self.best.value or 0)):
-            self.best = trial
+    def _add(self, trial: Trial, look: Look) -> None:
+        self.counts[look.status] += 1
+        value = look.value or 0.0
+        if look.status == "finished" and (self._best is None or value > self._best[0]):
+            self._best = value, trial.label
 
     @property
     def _done(self) -> int:
@@ -70,12 +71,13 @@ class Screen:
     def _summary(self, running: int, slots: int) -> str:
         parts = [f"{count} {status}" for status, count in self.counts.items() if count]
         parts.append(f"{running} of {slots} running")
-        if self.best and self.best.value:
-            parts.append(f"best {self.best.value:.2%} {self.best.label}")
-        here = self._done - self._before
-        if here:
+        if self._best and self._best[0]:
+            value, label = self._best
+            parts.append(f"best {value:.2%} {label}")
+        now = self._done - self._before
+        if now:
             spent = time.monotonic() - self._began
-            parts.append(f"about {_clock((self._total - self._done) * spent / here)} left")
+            parts.append(f"about {_clock((self._total - self._done) * spent / now)} left")
         return f"{self._done}/{self._total}  {', '.join(parts)}"
 
     def _erase(self) -> None:
@@ -85,7 +87,7 @@ class Screen:
 
 
 def _row(trial: Trial) -> str:
-    history = trial.history()
+    history = trial.look().history
     if not history:
         return f"  {trial.label:<40} starting"
     accs = [row.get(METRIC, row.get("test/acc", 0.0)) for row in history]

@@ -4,12 +4,15 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, Literal
 
 from experiments.cli import one_line
+
+Job = Literal[  # by name: whoever asks for one need not import what it takes
+    "check_space", "gpu_count", "run_trial", "sync_trials", "test_trial", "track_sweep", "write"
+]
 
 
 class Server:
@@ -21,25 +24,26 @@ class Server:
         tracking = ["experiments.sweep.warm_tracking"] if tracked else []
         self._context.set_forkserver_preload(["experiments.sweep.warm", *tracking])
 
-    def start(self, function: Callable[..., None], *args: Any) -> BaseProcess:
-        """Start ``function`` in a process of its own, which outlives this one."""
-        process = self._context.Process(target=function, args=args)
+    def start(self, job: Job, *args: Any) -> BaseProcess:
+        """Start a job in a process of its own, which outlives this one."""
+        process = self._context.Process(target=work, args=(job, *args))
         process.start()
         return process
 
-    def call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """Run ``function`` in a process of its own and return what it returns.
+    def call(self, job: Job, *args: Any, **options: Any) -> Any:
+        """Do a job in a process of its own and return what it returns.
 
         Raises ValueError with the message of what it raised, or OSError where the process died.
         """
         ours, theirs = self._context.Pipe(duplex=False)
-        process = self.start(_answer, theirs, function, args, options)
+        process = self._context.Process(target=_answer, args=(theirs, job, args, options))
+        process.start()
         theirs.close()
         try:
             kind, content = ours.recv()
         except EOFError:
             process.join()
-            raise OSError(f"{function.__name__} ended with exit code {process.exitcode}") from None
+            raise OSError(f"{job} ended with exit code {process.exitcode}") from None
         finally:
             if sys.exc_info()[0] is not None and process.is_alive():
                 process.kill()
@@ -49,10 +53,17 @@ class Server:
         return content
 
 
-def _answer(pipe: Connection, function: Callable[..., Any], args: Any, options: Any) -> None:
+def work(job: Job, *args: Any, **options: Any) -> Any:
+    """Do a job in this process, which has been started for it."""
+    from experiments.sweep.jobs import JOBS  # imports torch, which the controller does without
+
+    return JOBS[job](*args, **options)
+
+
+def _answer(pipe: Connection, job: Job, args: tuple[Any, ...], options: dict[str, Any]) -> None:
     os.setsid()  # Ctrl-C is the controller's
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        pipe.send(("value", function(*args, **options)))
+        pipe.send(("value", work(job, *args, **options)))
     except Exception as error:
         pipe.send(("error", one_line(error)))

@@ -8,11 +8,11 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -25,6 +25,13 @@ Value = str | int | float
 
 SEED = "seed"
 NAME_LENGTH = 100  # of a folder; file systems allow 255
+
+
+class Files(TypedDict):
+    """What the configurations of all points are composed from beside their overrides."""
+
+    config_name: str
+    config_dir: str | None
 
 
 @dataclass(frozen=True)
@@ -155,6 +162,11 @@ def combinations(dimensions: Sequence[Dimension]) -> Iterator[dict[str, Value]]:
         yield {d.name: value for d, value in zip(dimensions, values, strict=True)}
 
 
+def bare(point: Point) -> Point:
+    """Return a point without its seed."""
+    return {key: text for key, text in point.items() if key != SEED}
+
+
 def point_id(point: Point) -> str:
     """Return a hash of a point, the same whatever the order of its keys."""
     return hashlib.sha256(json.dumps(point, sort_keys=True).encode()).hexdigest()[:16]
@@ -173,7 +185,7 @@ def argument(part: tuple[str, str]) -> str:
 
 def _dimension(key: str, override: Override) -> Dimension:
     value = override.value()
-    tags = getattr(value, "tags", set())
+    tags: set[str] = getattr(value, "tags", set())
     log = "log" in tags
     if tags - {"log"}:
         raise ValueError(f"{key}: tag must be log, got {', '.join(sorted(map(str, tags - {'log'})))}")
@@ -213,8 +225,8 @@ def _range(key: str, value: RangeSweep) -> Dimension:
 
 def _choice(key: str, override: Override) -> Dimension:
     sweep = override.value()
-    shuffled = getattr(sweep, "shuffle", False)
-    if shuffled:
+    shuffled = isinstance(sweep, ChoiceSweep) and sweep.shuffle
+    if isinstance(sweep, ChoiceSweep):
         sweep.shuffle = False  # Hydra shuffles anew at each start; the ledger needs one order for good
     texts = tuple(dict.fromkeys(override.sweep_string_iterator()))
     if not texts:
@@ -227,17 +239,17 @@ def _zip(dimensions: list[Dimension], keys: tuple[str, ...]) -> list[Dimension]:
     """Put the dimensions of ``keys`` together into one, in the place of the first."""
     if not keys:
         return dimensions
-    there = {d.name: d for d in dimensions}
+    by_name = {d.name: d for d in dimensions}
     for key in keys:
-        if key not in there or not there[key].discrete:
+        if key not in by_name or not by_name[key].discrete:
             raise ValueError(f"sweep.zip: {key} must be swept with a list or a range")
-    lengths = {key: len(there[key].values) for key in keys}
+    lengths = {key: len(by_name[key].values) for key in keys}
     if len(set(lengths.values())) > 1:
         raise ValueError(
             f"sweep.zip needs lists of one length, got {', '.join(f'{k}: {n}' for k, n in lengths.items())}"
         )
     rows = zip(
-        *([tuple(there[k].overrides(v).values())[0] for v in there[k].values] for k in keys), strict=True
+        *([by_name[key].overrides(value)[key] for value in by_name[key].values] for key in keys), strict=True
     )
     texts: dict[Value, tuple[str, ...]] = {" + ".join(row): row for row in rows}
     together = Dimension(keys, CategoricalDistribution(tuple(texts)), tuple(texts), texts=texts)
@@ -246,11 +258,12 @@ def _zip(dimensions: list[Dimension], keys: tuple[str, ...]) -> list[Dimension]:
 
 
 def _describe(dimension: Dimension) -> str:
-    d = dimension.distribution
     if dimension.discrete:
         return ",".join(map(str, dimension.values))
-    text = f"interval({d.low},{d.high})"  # type: ignore[attr-defined]
-    return f"tag(log, {text})" if d.log else text  # type: ignore[attr-defined]
+    d = dimension.distribution
+    assert isinstance(d, (FloatDistribution, IntDistribution))
+    text = f"interval({d.low},{d.high})"
+    return f"tag(log, {text})" if d.log else text
 
 
 def _shown(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What a sweep has come to, as plain rows: trials, points over their seeds, failures, agreement, cost."""
+"""What has a sweep come to? Plain rows: trials, points over their seeds, agreement, cost."""
 
 import json
 import math
@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from cifar_core.explain.statistics import Agreement, agreement, missed_by_all, spread
-from experiments.runs import read
-from experiments.sweep.trials import Trial
-from experiments.sweep.winner import bare, by_point, winner
+from experiments.comparison.groups import ranked
+from experiments.runs.read import predictions
+from experiments.sweep.space import bare
+from experiments.sweep.trials import Look, Trial
+from experiments.sweep.winner import by_point, winner
 
 FIGURES = ("val/acc_best", "test/acc")
 
@@ -38,24 +40,27 @@ class PointRow:
         return self.finished == self.seeds
 
     @property
-    def mean(self) -> float:
-        """The mean that points are ranked by, minus infinity where nothing finished."""
-        values = self.figures["val/acc_best"] or self.figures["test/acc"]
-        return sum(values) / len(values) if values else -math.inf
+    def accs(self) -> list[float]:
+        """The accuracies that points are ranked by: the test's where there is no validation split."""
+        return self.figures["val/acc_best"] or self.figures["test/acc"]
 
 
 def points(trials: Iterable[Trial]) -> list[PointRow]:
     """Return a row for each point, the best mean first; points that lack a seed come after all others."""
     rows = []
     for group in by_point(trials):
-        results = [trial.result for trial in group]
-        finished = [r["metrics"] for r in results if r.get("status") == "finished"]
+        looks = [trial.look() for trial in group]
+        finished = [look.metrics for look in looks if look.status == "finished"]
         figures = {name: [m[name] for m in finished if name in m] for name in FIGURES}
-        statuses = [r.get("status", "unfinished") for r in results]
+        statuses = [_status(look) for look in looks]
         rows.append(
             PointRow(_without_seed(group[0]), group, statuses, figures, max(len(group), group[0].seeds))
         )
-    return sorted(rows, key=lambda row: (not row.is_whole, -row.mean))
+    return sorted(ranked(rows, lambda row: row.accs), key=lambda row: not row.is_whole)
+
+
+def _status(look: Look) -> str:
+    return look.result.status if look.result else "unfinished"
 
 
 def _without_seed(trial: Trial) -> str:
@@ -68,10 +73,10 @@ def shown(values: Sequence[float]) -> str:
     """Return accuracies as `mean ± std (95 %: low to high)` in percent."""
     if not values:
         return ""
-    of = spread(values)
-    if math.isnan(of.std):
-        return f"{of.mean:.2%}"
-    return f"{of.mean:.2%} ± {100 * of.std:.2f} (95 %: {of.low:.2%} to {of.high:.2%})"
+    acc = spread(values)
+    if math.isnan(acc.std):
+        return f"{acc.mean:.2%}"
+    return f"{acc.mean:.2%} ± {100 * acc.std:.2f} (95 %: {acc.low:.2%} to {acc.high:.2%})"
 
 
 def best(trials: Iterable[Trial]) -> PointRow | None:
@@ -84,20 +89,19 @@ def table(trials: Iterable[Trial]) -> list[dict[str, Any]]:
     """Return one flat row a trial, the best validation accuracy first; what varies has a column each."""
     rows = []
     for trial in trials:
-        result = trial.result
-        metrics = result.get("metrics", {})
+        look = trial.look()
         rows.append(
             {
                 "trial": trial.number,
-                "status": result.get("status", "unfinished"),
+                "status": _status(look),
                 "name": trial.label,
                 **trial.point,
-                **{name: metrics.get(name) for name in FIGURES},
-                "epochs": len(trial.history()),
-                "seconds": round(sum(row["seconds"] for row in trial.history()), 1),
-                "run_id": result.get("run_id") or run_id(trial.folder) or "",
+                **{name: look.metrics.get(name) for name in FIGURES},
+                "epochs": len(look.history),
+                "seconds": round(sum(row["seconds"] for row in look.history), 1),
+                "run_id": (look.result and look.result.run_id) or run_id(trial.folder) or "",
                 "folder": str(trial.folder),
-                "error": result.get("error", ""),
+                "error": look.error,
             }
         )
     return sorted(rows, key=lambda row: (-(row["val/acc_best"] or row["test/acc"] or -1), row["trial"]))
@@ -136,16 +140,16 @@ class Answers:
 
 def answers(trials: Iterable[Trial]) -> Answers | None:
     """Compare the trials' predictions picture by picture; None unless two analysed the same pictures."""
-    found = [p for trial in trials if (p := _predictions(trial.folder)) is not None]
-    found = [p for p in found if np.array_equal(p["index"], found[0]["index"])]
-    if len(found) < 2:
+    arrays = [p for trial in trials if (p := _predictions(trial.folder)) is not None]
+    arrays = [p for p in arrays if np.array_equal(p["index"], arrays[0]["index"])]
+    if len(arrays) < 2:
         return None
-    index, labels, classes = (found[0][name] for name in ("index", "labels", "classes"))
-    preds = np.stack([p["logits"].argmax(1) for p in found])  # (trials, pictures)
+    index, labels, classes = (arrays[0][name] for name in ("index", "labels", "classes"))
+    preds = np.stack([p["logits"].argmax(1) for p in arrays])  # (trials, pictures)
     missed = missed_by_all(labels, preds)
     rows = zip(missed.rows, missed.answers, missed.shares, strict=True)
     return Answers(
-        len(found),
+        len(arrays),
         len(labels),
         agreement(labels, preds),
         [(int(index[i]), str(classes[labels[i]]), str(classes[k]), float(share)) for i, k, share in rows],
@@ -154,7 +158,7 @@ def answers(trials: Iterable[Trial]) -> Answers | None:
 
 def _predictions(folder: Path) -> dict[str, np.ndarray] | None:
     try:
-        return read.predictions(folder)
+        return predictions(folder)
     except OSError:  # damaged: the other trials have something to tell
         return None
 

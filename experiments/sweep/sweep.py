@@ -8,21 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
-from omegaconf import DictConfig, OmegaConf
+from hydra.utils import get_object
+from omegaconf import DictConfig
 
 from experiments.cli import user_mistakes
+from experiments.config.renamed import renew_config
 from experiments.config.settings import SweepSettings
-from experiments.config.values import settings
+from experiments.config.values import plain, settings
 from experiments.sweep.backends.backend import Backend
 from experiments.sweep.backends.local import Local, Slots, share_out
-from experiments.sweep.checks import check_space
+from experiments.sweep.backends.slurm import Slurm
 from experiments.sweep.controller import Controller
 from experiments.sweep.ending import Record, refit, test
 from experiments.sweep.home import Home, sweep_name
-from experiments.sweep.jobs import gpu_count
 from experiments.sweep.ledger import Ledger
 from experiments.sweep.server import Server
-from experiments.sweep.space import Space, parse
+from experiments.sweep.space import Files, Space, parse
 from experiments.sweep.winner import winner
 
 
@@ -32,44 +33,37 @@ def sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, *, co
     Ends the process with code 1 unless every point is finished or pruned. Raises UserError for a mistake,
     before the first trial.
     """
-    files = {"config_name": cfg.hydra.job.config_name, "config_dir": config_dir}
+    files: Files = {"config_name": cfg.hydra.job.config_name, "config_dir": config_dir}
+    renew_config(cfg)
     with user_mistakes():
         space = parse(arguments, loader, cfg.sweep.zip)
-        options = _chosen(settings(cfg)["sweep"], space, cfg)
+        options = _chosen(settings(cfg).sweep, space, cfg)
         identity = _identity(space, options)
         name = options.name or sweep_name(space, identity)
         home = Home(_folder(cfg, name))
         if home.is_begun:
             home.open(identity)  # now, for the checks take seconds
-        tracked = cfg.tracking.get("_target_") == "experiments.tracking.tracker.MlflowTracker"
+        tracked = records(cfg)
         server = Server(tracked=tracked)
-        server.call(check_space, space, options, **files)
-        backend: Backend
-        if options.backend == "slurm":
-            from experiments.sweep.backends.slurm import Slurm
-
-            backend = Slurm(options, files, home.path / "slurm")
-        else:
-            backend = Local(server, _slots(server, options, space, cfg), files, options.timeout)
+        server.call("check_space", space, options, **files)
+        backend = _backend(server, options, space, cfg, files, home)
         home.open(identity)
     with home:
         print(f"sweep folder  {home.path}", file=sys.stderr)
-        record = Record(
-            server, home.path, OmegaConf.to_container(cfg.tracking, resolve=True) if tracked else None
-        )
+        record = Record(server, home.path, plain(cfg)["tracking"] if tracked else None)
         tags = record.open()
         extra = [f"sweep.name={name}", *(["trainer.test=false"] if options.test in ("best", "none") else [])]
         ledger = Ledger(home.ledger, options, epochs=cfg.trainer.epochs)
         controller = Controller(space, options, home, ledger, backend, extra=extra, tags=tags)
         try:
             code = controller.run()
-            won = winner(controller.trials.values()) if controller.is_over else []
+            won = winner(controller.trials) if controller.is_over else []
             if options.refit:
                 refit(won, space, backend, home.path)
             elif options.test == "best":
                 test(won, server)
         finally:
-            record.close(list(controller.trials.values()))
+            record.close(controller.trials)
     if code:
         raise SystemExit(code)
 
@@ -120,8 +114,28 @@ def _folder(cfg: DictConfig, name: str) -> Path:
     return Path(cfg.hydra.sweep.dir) if given else Path("sweeps") / name
 
 
+def records(cfg: DictConfig) -> bool:
+    """Ask the tracker's class whether it records anything; one that does not say so does."""
+    name = str(cfg.tracking.get("_target_"))
+    if not name.startswith(("experiments.tracking.", *cfg.security.allowed_targets)):
+        return False  # the check of the points refuses it, and until then it is not imported
+    try:
+        return bool(getattr(get_object(name), "records", True))
+    except Exception:  # an import can fail in any way; the check tells of it
+        return False
+
+
+def _backend(
+    server: Server, options: SweepSettings, space: Space, cfg: DictConfig, files: Files, home: Home
+) -> Backend:
+    """Return the backend that `sweep.backend` names."""
+    if options.backend == "slurm":
+        return Slurm(options, files, home.path / "slurm")
+    return Local(server, _slots(server, options, space, cfg), files, options.timeout)
+
+
 def _slots(server: Server, options: SweepSettings, space: Space, cfg: DictConfig) -> Slots:
-    gpus = server.call(gpu_count) if cfg.trainer.device in ("auto", "cuda") else 0
+    gpus = server.call("gpu_count") if cfg.trainer.device in ("auto", "cuda") else 0
     points = space.size if options.sampler == "grid" else max(options.n_trials, options.add_trials)
     most = points if options.sampler == "grid" else points * len(space.seeds)
     return share_out(options, gpus=gpus, cores=len(os.sched_getaffinity(0)), most=most)

@@ -1,23 +1,73 @@
 """A trial as the controller sees it: a point and the run folder that it is trained in."""
 
 import dataclasses
-import fcntl
 import json
 import os
 import signal
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Self
 
+from cifar_core.files import lock
 from cifar_core.history import Row
-from experiments.files import write_text
-from experiments.runs import read as read_module
-from experiments.runs.folder import DONE
+from experiments.files import write_json
+from experiments.runs import read
+from experiments.runs.result import Result
 from experiments.sweep.space import Point, Value
 
 LOG_LINES = 15  # of a failed trial's output that its record keeps
 METRIC = "val/acc"
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a trial's folder held when it was looked at."""
+
+    folder: Path
+    result: Result | None  # None where the run has not said how it ended
+
+    @classmethod
+    def at(cls, folder: Path) -> Self:
+        """Look at a folder; a damaged file counts as absent, for one must not end a sweep of many trials."""
+        try:
+            return cls(folder, Result.read(folder))
+        except OSError:
+            return cls(folder, None)
+
+    @property
+    def status(self) -> str:
+        """Finished, pruned, failed or killed; `running` where the run has not said."""
+        return self.result.status if self.result else "running"
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has finished or was pruned."""
+        return self.result is not None and self.result.done
+
+    @property
+    def value(self) -> float | None:
+        """The figure that a sweep compares: the best val/acc; without a validation split the test's."""
+        return self.result.value if self.result else None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The figures of the run; empty where it has not said."""
+        return self.result.metrics if self.result else {}
+
+    @property
+    def error(self) -> str:
+        """Why the run ended, where it recorded that."""
+        return self.result.error if self.result else ""
+
+    @cached_property
+    def history(self) -> list[Row]:
+        """The epochs in `metrics.csv` that are written whole, read when first asked for."""
+        try:
+            return read.history(self.folder)
+        except OSError:
+            return []
 
 
 @dataclass
@@ -36,7 +86,7 @@ class Trial:
     job: str = ""  # of Slurm
 
     @classmethod
-    def read(cls, path: Path) -> "Trial":
+    def read(cls, path: Path) -> Self:
         """Return the trial that a `trial.json` describes."""
         return cls(**json.loads(path.read_text()), folder=path.parent)
 
@@ -44,7 +94,7 @@ class Trial:
         """Write `trial.json`, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "folder"}
-        write_text(self.folder / "trial.json", json.dumps(fields, indent=2) + "\n")
+        write_json(self.folder / "trial.json", fields)
 
     def begin(self) -> None:
         """Note that another attempt starts, and remove what the last one left behind to be read."""
@@ -54,39 +104,9 @@ class Trial:
         for left in ("result.json", "stop"):
             (self.folder / left).unlink(missing_ok=True)
 
-    @property
-    def result(self) -> dict[str, Any]:
-        """The content of `result.json`; empty where there is none yet."""
-        try:
-            return json.loads((self.folder / "result.json").read_text())
-        except (FileNotFoundError, ValueError):
-            return {}
-
-    @property
-    def status(self) -> str:
-        """Finished, pruned, failed or killed; `running` where the run has not said."""
-        return self.result.get("status", "running")
-
-    @property
-    def done(self) -> bool:
-        """Whether the run has finished or was pruned."""
-        return self.status in DONE
-
-    @property
-    def value(self) -> float | None:
-        """The figure that a sweep compares: the best val/acc; without a validation split the test's."""
-        metrics = self.result.get("metrics", {})
-        return metrics.get(f"{METRIC}_best", metrics.get("test/acc"))
-
-    def history(self) -> list[Row]:
-        """Return the epochs in `metrics.csv` that are written whole; [] for a damaged file.
-
-        One trial's broken file must not end a sweep of many.
-        """
-        try:
-            return read_module.history(self.folder)
-        except OSError:
-            return []
+    def look(self) -> Look:
+        """Return what the folder holds now."""
+        return Look.at(self.folder)
 
     def log_tail(self) -> list[str]:
         """Return the last lines the trial has put out."""
@@ -99,18 +119,17 @@ class Trial:
     def runs(self) -> bool:
         """Tell whether a process of this machine has the run folder."""
         try:
-            with (self.folder / "lock").open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with (self.folder / "lock").open() as file:
+                return not lock(file)
         except FileNotFoundError:
             return False
-        except BlockingIOError:
-            return True
-        return False
 
     def signal(self, signum: signal.Signals) -> None:
         """Send a signal to the process that has the run folder, and to what it started."""
+        if not self.runs():  # it may not have come to its lock yet
+            return
         owner = (self.folder / "lock").read_text().split()
-        if owner[:1] != ["process"] or not self.runs():
+        if owner[:1] != ["process"]:
             return
         try:
             os.killpg(int(owner[1]), signum)

@@ -1,11 +1,13 @@
 """Which point of a sweep is best, by validation alone."""
 
 import json
-import math
 from collections.abc import Iterable
 
-from experiments.sweep.space import SEED, Point
-from experiments.sweep.trials import Trial
+from experiments.comparison.groups import ranked
+from experiments.sweep.space import bare
+from experiments.sweep.trials import METRIC, Trial
+
+BEST = f"{METRIC}_best"  # of a run's epochs
 
 
 def by_point(trials: Iterable[Trial]) -> list[list[Trial]]:
@@ -16,26 +18,18 @@ def by_point(trials: Iterable[Trial]) -> list[list[Trial]]:
     return list(groups.values())
 
 
-def bare(point: Point) -> Point:
-    """Return a point without its seed."""
-    return {key: text for key, text in point.items() if key != SEED}
-
-
 def winner(trials: Iterable[Trial]) -> list[Trial]:
     """Return the finished trials, one a seed, of the point with the best mean validation accuracy.
 
     A point counts if all its seeds are finished; the first of equals wins. Empty where there is none, or
     where the runs had no validation split.
     """
-    best: list[Trial] = []
-    best_mean = -math.inf
+    whole: list[tuple[list[Trial], list[float]]] = []
     for group in by_point(trials):
-        results = [trial.result for trial in group]
-        if len(group) < group[0].seeds or any(
-            r.get("status") != "finished" or "val/acc_best" not in r["metrics"] for r in results
-        ):
+        looks = [trial.look() for trial in group]
+        accs = [look.metrics[BEST] for look in looks if look.status == "finished" and BEST in look.metrics]
+        if len(accs) < max(len(group), group[0].seeds):
             continue
-        mean = math.fsum(r["metrics"]["val/acc_best"] for r in results) / len(results)
-        if mean > best_mean:
-            best, best_mean = group, mean
-    return best
+        whole.append((group, accs))
+    best = ranked(whole, lambda pair: pair[1])
+    return best[0][0] if best else []

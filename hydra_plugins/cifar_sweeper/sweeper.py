@@ -8,6 +8,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from experiments.cli import UserError
+
 
 @dataclass
 class CifarSweeperConf:
@@ -31,22 +33,21 @@ class CifarSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what Hydra found; the trials compose their own configuration and need no task function."""
         self._loader = hydra_context.config_loader
-        self.config = config
+        self._cfg = config
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the sweep, `hydra.sweeper.params` first and the command line's ``arguments`` over them."""
-        from experiments.cli import UserError  # Hydra loads every plugin at every start
-        from experiments.sweep.sweep import sweep
+        from experiments.sweep.sweep import sweep  # Hydra loads every plugin at every start
 
-        launcher = self.config.hydra.runtime.choices["hydra/launcher"]
+        launcher = self._cfg.hydra.runtime.choices["hydra/launcher"]
         if launcher != "basic":
             raise UserError(
                 f"hydra/launcher={launcher} is for hydra/sweeper=basic; here sweep.backend says where"
             )
         preset = [f"{key}={value}" for key, value in self._params.items()]
-        sweep([*preset, *arguments], self.config, self._loader, config_dir=self._config_dir())
+        sweep([*preset, *arguments], self._cfg, self._loader, config_dir=self._config_dir())
 
     def _config_dir(self) -> str | None:
         """Return the folder given by --config-dir."""
-        sources = self.config.hydra.runtime.config_sources
+        sources = self._cfg.hydra.runtime.config_sources
         return next((source.path for source in sources if source.provider == "command-line"), None)

@@ -12,12 +12,8 @@ import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 
-from experiments.config.compose import compose
-from experiments.config.settings import SweepSettings
-from experiments.config.values import settings
-from experiments.files import CONF
+from experiments.files import CONF, PROJECT
 from experiments.sweep.space import Space, parse
-from tests.conftest import PROJECT
 from tests.report.conftest import browser as browser  # a fixture
 
 TINY = [
@@ -127,8 +123,3 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], se
 def space_of(*arguments: str, zipped: tuple[str, ...] = ()) -> Space:
     """The space that command-line arguments span over this project's conf/."""
     return parse(arguments, ConfigLoaderImpl(create_config_search_path(str(CONF))), zipped)
-
-
-def sweep_settings(**changes: object) -> SweepSettings:
-    """The default settings of a sweep with some of them changed."""
-    return SweepSettings(**vars(settings(compose(["tracking=none"]))["sweep"]) | changes)

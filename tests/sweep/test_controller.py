@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments.config.settings import SweepSettings
+from experiments.sweep.backends.backend import Cause, End
 from experiments.sweep.controller import Controller
 from experiments.sweep.home import Home
 from experiments.sweep.ledger import Ledger, mend, saved_study
@@ -17,7 +19,7 @@ from experiments.sweep.space import Space
 from experiments.sweep.summary import points
 from experiments.sweep.trials import Trial
 from experiments.sweep.winner import winner
-from tests.sweep.conftest import space_of, sweep_settings
+from tests.sweep.conftest import space_of
 
 Outcome = Callable[[Trial], dict]
 
@@ -30,6 +32,7 @@ class Instant:
     """A backend whose trials write the result that ``outcome`` names and are gone."""
 
     slots = 2
+    end = Cause(End.KILLED, "killed by SIGKILL")
 
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
@@ -54,8 +57,8 @@ class Instant:
         self.running.remove(trial)
         return True
 
-    def cause(self, trial: Trial) -> str:
-        return "killed by SIGKILL"
+    def cause(self, trial: Trial) -> Cause:
+        return self.end
 
     def interrupt(self, trial: Trial) -> None: ...
 
@@ -71,7 +74,7 @@ def control(
     kind: type[Instant] = Instant,
     **changes: object,
 ) -> tuple[int, Instant]:
-    options = sweep_settings(**{"sampler": "grid"} | changes)
+    options = SweepSettings(**{"sampler": "grid"} | changes)
     home = Home(folder)
     home.open(space.identity())
     with home:
@@ -139,7 +142,7 @@ def test_a_search_of_few_points_runs_each_once_and_ends(tmp_path: Path):
 
 def test_a_proposal_that_never_got_its_folder_is_given_up(tmp_path: Path):
     space, search = space_of("optimizer.lr=interval(0.001, 1)"), {"sampler": "random", "n_trials": 2}
-    ledger = Ledger(tmp_path / "ledger.jsonl", sweep_settings(**search), epochs=5)
+    ledger = Ledger(tmp_path / "ledger.jsonl", SweepSettings(**search), epochs=5)
     ledger.ask(space.distributions)  # and the controller is killed
     _, backend = control(tmp_path, space, **search)
     assert len(backend.started) == 2
@@ -204,6 +207,36 @@ def test_only_kills_and_lack_of_memory_are_tried_again(tmp_path: Path, result: d
     assert len(again.started) == attempts  # the next call has as many
 
 
+@pytest.mark.parametrize(
+    ("cause", "attempts", "error"),
+    [
+        (Cause(End.KILLED, "killed by SIGKILL"), 2, "killed by SIGKILL"),
+        (Cause(End.VANISHED, "ended unseen"), 2, "ended unseen: it was killed by a joke"),
+        (Cause(End.MEMORY, "out of memory"), 2, "out of memory: it was killed by a joke"),
+        (Cause(End.TIMEOUT, "sweep.timeout: longer than 3 s"), 1, "sweep.timeout: longer than 3 s"),
+        (Cause(End.FAILED, "exit code 1"), 1, "exit code 1: it was killed by a joke"),
+    ],
+)
+def test_the_kind_of_an_end_and_not_its_words_decides(
+    tmp_path: Path, cause: Cause, attempts: int, error: str
+):
+    def outcome(trial: Trial) -> dict:
+        (trial.folder / "trial.log").write_text("begun\nit was killed by a joke\n")
+        (trial.folder / "metrics.csv").write_text("epoch,val/acc\n1,0.5\n2,0.6\n")
+        return {}
+
+    class Ending(Instant):
+        end = cause
+
+    _, backend = control(tmp_path, space_of("optimizer.lr=1"), outcome, Ending)
+    assert len(backend.started) == attempts
+    (trial,) = Home(tmp_path).trials().values()
+    assert json.loads((trial.folder / "result.json").read_text()) == {
+        **{"status": "failed", "metrics": {}, "seconds": {}, "epochs": 2, "run_id": None},
+        **{"error": error, "log": ["begun", "it was killed by a joke"]},
+    }
+
+
 def test_the_winner_has_the_best_mean_of_the_points_with_all_seeds(tmp_path: Path):
     accs = {"1": (0.5, 0.9), "2": (0.8, 0.8), "3": (0.99, None), "4": (0.98, 0.98)}
 
@@ -236,7 +269,7 @@ class Obedient(Instant):
     def ended(self, trial: Trial) -> bool:
         if (trial.folder / "stop").exists():
             (trial.folder / "result.json").write_text('{"status": "pruned", "metrics": {}}')
-        return bool(trial.result) and super().ended(trial)
+        return trial.look().result is not None and super().ended(trial)
 
 
 def test_a_point_is_pruned_as_a_whole_by_its_first_seed(tmp_path: Path):
@@ -251,7 +284,7 @@ def test_a_point_is_pruned_as_a_whole_by_its_first_seed(tmp_path: Path):
     code, backend = control(tmp_path, space, outcome, Obedient, pruner="asha")
     assert code == 0
     assert labels(backend) == ["lr=1 s3", "lr=1 s1", "lr=1 s2", "lr=2 s3", "lr=2 s1"]  # two at a time
-    statuses = [trial.status for trial in Home(tmp_path).trials().values()]
+    statuses = [trial.look().status for trial in Home(tmp_path).trials().values()]
     assert statuses == ["finished"] * 3 + ["pruned"] * 2
     code, again = control(tmp_path, space, outcome, Obedient, pruner="asha")
     assert (code, again.started) == (0, [])
@@ -266,7 +299,7 @@ class Epochwise(Instant):
     stride = 1  # epochs between two looks
 
     def ended(self, trial: Trial) -> bool:
-        done = len(trial.history())
+        done = len(trial.look().history)
         if (trial.folder / "stop").exists():
             (trial.folder / "result.json").write_text('{"status": "pruned", "metrics": {}}')
         elif done == 8:
@@ -275,7 +308,7 @@ class Epochwise(Instant):
             acc = 0.1 if trial.point["optimizer.lr"] == "5" else 0.5
             rows = "".join(f"{epoch},{acc}\n" for epoch in range(1, done + self.stride + 1))
             (trial.folder / "metrics.csv").write_text(f"epoch,val/acc\n{rows}")
-        return bool(trial.result) and super().ended(trial)
+        return trial.look().result is not None and super().ended(trial)
 
 
 class FourEpochsApart(Epochwise):
@@ -298,10 +331,10 @@ def test_a_hopeless_trial_ends_after_the_epochs_in_which_none_is_pruned(
 ):
     space = space_of("optimizer.lr=1,2,3,4,5")
     code, _ = control(tmp_path, space, lambda trial: {}, kind, pruner=pruner, prune_after=prune_after)
-    trials = list(Home(tmp_path).trials().values())
+    looks = [trial.look() for trial in Home(tmp_path).trials().values()]
     assert code == 0
-    assert [trial.status for trial in trials] == ["finished"] * 4 + ["pruned"]
-    assert [len(trial.history()) for trial in trials] == [8] * 4 + [epochs]
+    assert [look.status for look in looks] == ["finished"] * 4 + ["pruned"]
+    assert [len(look.history) for look in looks] == [8] * 4 + [epochs]
 
 
 def test_the_other_seeds_of_a_pruned_point_are_not_tried_again(tmp_path: Path):

@@ -17,6 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cifar_core.data.sources import load_data
+from cifar_core.train import checkpoint, predict
+from cifar_core.train.numerics import numerics
+from experiments.config import build
+from experiments.config.compose import compose_saved
+from experiments.config.values import settings
 from experiments.sweep.home import Home
 from experiments.sweep.report import write
 from experiments.sweep.summary import answers
@@ -86,21 +92,14 @@ def test_the_winner_alone_reads_the_test_set(searched: Sweep):
 
 def test_the_winners_test_is_the_one_its_weights_give(searched: Sweep):
     """The same weights, loaded apart from the sweep's code."""
-    from cifar_core.data.sources import load_data
-    from cifar_core.train import checkpoint, predict
-    from cifar_core.train.numerics import numerics
-    from experiments.config import build
-    from experiments.config.compose import compose_saved
-    from experiments.config.values import settings
-
     trial = winner(Home(searched.home).trials().values())[0]
     cfg = compose_saved(trial.folder, [])
     options = settings(cfg)
-    data, where = load_data(options["data"]), numerics(options["trainer"])
-    model = where.place(build.model(cfg, num_classes=10))
+    data, device = load_data(options.data), numerics(options.trainer)
+    model = device.place(build.model(cfg, num_classes=10))
     model.load_state_dict(checkpoint.load(trial.folder / "best.pt")["model"])
-    scores = predict.evaluate(model, data, "test", where, batch_size=100)
-    assert scores["test/acc"] == trial.result["metrics"]["test/acc"]
+    scores = predict.evaluate(model, data, "test", device, batch_size=100)
+    assert scores["test/acc"] == trial.look().metrics["test/acc"]
 
 
 def test_mlflow_has_flat_runs_with_what_varies(searched: Sweep):

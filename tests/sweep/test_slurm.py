@@ -174,9 +174,10 @@ def test_jobs_outlive_a_controller_are_cancelled_by_another_and_resumed(
     assert sweep.starts() == {"run": 2}
     assert "goes on after epoch" in (sweep.home / "run" / "run.log").read_text()
     refit = Trial.read(sweep.home / "refit" / "run" / "trial.json")
-    assert refit.status == "finished"
+    look = refit.look()
+    assert look.status == "finished"
     assert int(refit.job) > int(sweep.trials()["run"]["job"])
-    assert f"refit         run  test/acc {refit.result['metrics']['test/acc']:.2%}" in resumed.stderr
+    assert f"refit         run  test/acc {look.metrics['test/acc']:.2%}" in resumed.stderr
 
 
 def _heard(process: subprocess.Popen[str], words: str) -> bool:

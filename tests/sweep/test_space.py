@@ -11,10 +11,11 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from experiments.config.settings import SweepSettings
 from experiments.files import CONF
 from experiments.sweep.checks import check_space
 from experiments.sweep.space import point_id
-from tests.sweep.conftest import TINY, space_of, sweep_settings
+from tests.sweep.conftest import TINY, space_of
 
 FILES = {"config_name": "config", "config_dir": None}
 
@@ -139,7 +140,7 @@ def test_the_identity_leaves_out_what_changes_no_result():
     assert one.identity() != space_of("optimizer.lr=0.1", "seed=0,1", "trainer.epochs=3").identity()
 
 
-GRID = sweep_settings(sampler="grid", test="all")
+GRID = SweepSettings(sampler="grid", test="all")
 MISTAKES = {
     "trainer.epochs=2,0": r"trainer.epochs must be at least 1, got 0 \(at point trainer.epochs=0",
     "optimizer.lrr=1,2": "optimizer.lrr is not a key",

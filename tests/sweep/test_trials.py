@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from experiments.config.settings import SweepSettings
+from experiments.files import PROJECT
 from experiments.sweep.backends.local import share_out
 from experiments.sweep.trials import Trial
-from tests.conftest import PROJECT
-from tests.sweep.conftest import TINY, Sweep, sweep_settings, wait_until
+from tests.sweep.conftest import TINY, Sweep, wait_until
 
 
 def test_every_way_to_die_ends_one_trial_alone(sweep: Sweep, net: list[str]):
@@ -41,30 +42,44 @@ def test_every_way_to_die_ends_one_trial_alone(sweep: Sweep, net: list[str]):
 def test_a_damaged_history_is_an_empty_one(tmp_path: Path):
     trial = Trial(0, {}, {}, "damaged", tmp_path)
     (tmp_path / "metrics.csv").write_text("epoch,val/acc\n1,0.5\n2,0.")
-    assert trial.history() == [{"epoch": 1.0, "val/acc": 0.5}]  # the last line is being written
+    assert trial.look().history == [{"epoch": 1.0, "val/acc": 0.5}]  # the last line is being written
     (tmp_path / "metrics.csv").write_text("epoch,val/acc\n1,half\n")
-    assert trial.history() == []
+    assert trial.look().history == []
+
+
+def test_a_look_keeps_what_it_saw(tmp_path: Path):
+    trial = Trial(0, {}, {}, "looked at", tmp_path)
+    early = trial.look()
+    (tmp_path / "result.json").write_text('{"status": "finished", "metrics": {"val/acc_best": 0.5}}')
+    late = trial.look()
+    (tmp_path / "result.json").write_text('{"status": "fini')  # damaged: as if it were not there
+    damaged = trial.look()
+    assert [(look.status, look.done, look.value) for look in (early, late, damaged)] == [
+        ("running", False, None),
+        ("finished", True, 0.5),
+        ("running", False, None),
+    ]
 
 
 def test_slots_share_the_gpus_out(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    shared = share_out(sweep_settings(slots_per_gpu=2), gpus=2, cores=8, most=100)
+    shared = share_out(SweepSettings(slots_per_gpu=2), gpus=2, cores=8, most=100)
     assert (shared.count, sorted(shared.gpus), shared.threads) == (4, ["0", "0", "1", "1"], 0)
-    few = share_out(sweep_settings(slots_per_gpu=2), gpus=2, cores=8, most=2)
+    few = share_out(SweepSettings(slots_per_gpu=2), gpus=2, cores=8, most=2)
     assert few.gpus == ("0", "1")  # one each before two on one
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-abc")
-    assert share_out(sweep_settings(), gpus=2, cores=8, most=9).gpus == ("5", "GPU-abc")
+    assert share_out(SweepSettings(), gpus=2, cores=8, most=9).gpus == ("5", "GPU-abc")
     with pytest.raises(ValueError, match="sweep.slots must be at most 2, 2 GPUs times"):
-        share_out(sweep_settings(slots="3"), gpus=2, cores=8, most=9)
+        share_out(SweepSettings(slots="3"), gpus=2, cores=8, most=9)
 
 
 def test_slots_share_the_cores_out():
-    assert vars(share_out(sweep_settings(threads=2), gpus=0, cores=8, most=100)) == {
+    assert vars(share_out(SweepSettings(threads=2), gpus=0, cores=8, most=100)) == {
         **{"count": 4, "gpus": (), "threads": 2}
     }
-    assert share_out(sweep_settings(), gpus=0, cores=8, most=2).threads == 4
-    assert share_out(sweep_settings(slots="3"), gpus=0, cores=8, most=100).count == 3
-    assert share_out(sweep_settings(threads=16), gpus=0, cores=8, most=100).count == 1
+    assert share_out(SweepSettings(), gpus=0, cores=8, most=2).threads == 4
+    assert share_out(SweepSettings(slots="3"), gpus=0, cores=8, most=100).count == 3
+    assert share_out(SweepSettings(threads=16), gpus=0, cores=8, most=100).count == 1
 
 
 TWO_GPUS = """
@@ -72,30 +87,35 @@ import sys
 from pathlib import Path
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
-from experiments.compose import CONF, compose, settings
+from experiments.config.settings import SweepSettings
+from experiments.files import CONF
+from experiments.sweep.backends.local import Local, Slots
 from experiments.sweep.controller import Controller
 from experiments.sweep.home import Home
 from experiments.sweep.ledger import Ledger
-from experiments.sweep.local import Local, Slots
 from experiments.sweep.server import Server
 from experiments.sweep.space import parse
-import dataclasses
 
 if __name__ == "__main__":
     loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
     space = parse(sys.argv[2:], loader)
-    options = dataclasses.replace(settings(compose([]))["sweep"], sampler="grid", name="gpus")
+    options = SweepSettings(sampler="grid", name="gpus")
     home = Home(Path(sys.argv[1]))
     home.open(space.identity())
     files = {"config_name": "config", "config_dir": None}
     backend = Local(Server(tracked=False), Slots(2, ("a", "b"), 1), files)
     ledger = Ledger(home.ledger, options, epochs=1)
-    sys.exit(Controller(space, options, home, ledger, backend, extra=[], tags={}).run())
+    code = Controller(space, options, home, ledger, backend, extra=[], tags={}).run()
+    heavy = {"torch", "mlflow", "matplotlib"} & set(sys.modules)
+    sys.exit(code or " ".join(heavy) or None)
 """
 
 
 def test_two_trials_never_have_one_gpu_at_a_time(sweep: Sweep, net: list[str]):
-    """Each trial notes when it began and ended and which GPU it was given."""
+    """Each trial notes when it began and ended and which GPU it was given.
+
+    The controller, in the end, has not imported what only the trials need.
+    """
     script = sweep.folder / "two_gpus.py"
     script.write_text(TWO_GPUS)
     diary = sweep.folder / "diary"
@@ -157,6 +177,8 @@ def test_a_full_disk_costs_no_finished_trial_and_is_told(small_disk: Path, net: 
     assert len(sweep.results()) == 3
 
 
-def test_the_controller_imports_neither_torch_nor_mlflow():
-    code = "import sys, experiments.sweep.sweep; sys.exit(bool({'torch', 'mlflow'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0
+def test_what_a_sweep_is_made_of_imports_neither_torch_nor_mlflow_nor_matplotlib():
+    modules = "hydra_plugins.cifar_sweeper.sweeper, experiments.sweep.sweep"
+    code = f"import sys, {modules}; print({{'torch', 'mlflow', 'matplotlib'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr

@@ -1,1 +1,1 @@
-"""Where the trials of a sweep run."""
+"""Where do the trials of a sweep run?"""

@@ -1,14 +1,49 @@
-"""Where trials run: what the controller asks of a backend."""
+"""Where trials run, and how one ended there: what the controller asks of a backend."""
 
-from typing import Protocol
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol, Self
 
+from experiments.runs.result import Result
 from experiments.sweep.trials import Trial
+
+NO_MEMORY = "out of memory"  # in what torch, CUDA and the run itself say of it
+
+
+class End(Enum):
+    """How a trial that is not done came to its end."""
+
+    KILLED = "killed"  # by a signal, or by the batch system
+    VANISHED = "vanished"  # nobody saw how
+    MEMORY = "memory"  # there was too little
+    TIMEOUT = "timeout"  # it took longer than it may
+    FAILED = "failed"  # by itself: it would again
+
+
+@dataclass(frozen=True)
+class Cause:
+    """How a trial ended, and the words for it."""
+
+    end: End
+    message: str
+
+    @classmethod
+    def told(cls, result: Result) -> Self:
+        """Return what a failed run itself has recorded; the only place that reads such a record's words."""
+        return cls(End.MEMORY if NO_MEMORY in result.error.lower() else End.FAILED, result.error)
+
+
+def overtime(seconds: float) -> str:
+    """Return why a trial was ended after so many seconds."""
+    return f"sweep.timeout: longer than {seconds:g} s"
 
 
 class Backend(Protocol):
     """Where trials run."""
 
-    slots: int
+    @property
+    def slots(self) -> int:
+        """How many trials run at a time."""
 
     @property
     def has_room(self) -> bool:
@@ -23,8 +58,8 @@ class Backend(Protocol):
     def ended(self, trial: Trial) -> bool:
         """Tell whether a trial is over."""
 
-    def cause(self, trial: Trial) -> str:
-        """Say how an ended trial ended."""
+    def cause(self, trial: Trial) -> Cause:
+        """Say how an ended trial ended, once."""
 
     def interrupt(self, trial: Trial) -> None:
         """Ask a trial to save its last epoch and end."""

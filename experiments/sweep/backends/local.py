@@ -10,8 +10,9 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
 from experiments.config.settings import SweepSettings
-from experiments.sweep.jobs import overtime, run_trial
+from experiments.sweep.backends.backend import Cause, End, overtime
 from experiments.sweep.server import Server
+from experiments.sweep.space import Files
 from experiments.sweep.trials import Trial
 
 POLL_SECONDS = 0.5  # between two looks at what trials have written; the end of one is seen at once
@@ -51,9 +52,7 @@ def share_out(settings: SweepSettings, *, gpus: int, cores: int, most: int) -> S
 class Local:
     """Starts, watches and ends trials; those that another controller started are adopted."""
 
-    def __init__(
-        self, server: Server, slots: Slots, files: dict[str, str | None], timeout: float = 0
-    ) -> None:
+    def __init__(self, server: Server, slots: Slots, files: Files, timeout: float = 0) -> None:
         """Run trials in ``slots``, each for ``timeout`` seconds at most; 0 = any.
 
         ``files`` are what their configurations are composed from.
@@ -81,7 +80,7 @@ class Local:
         trial.gpu = self._free_gpu()
         trial.write()
         arguments = (list(overrides), self._files, trial.folder, trial.label, trial.gpu, self._slots.threads)
-        self._processes[trial.number] = self._server.start(run_trial, *arguments)
+        self._processes[trial.number] = self._server.start("run_trial", *arguments)
         self._running[trial.number] = trial
 
     def adopt(self, trial: Trial) -> bool:
@@ -94,7 +93,7 @@ class Local:
         """Tell whether a started trial's process is gone and its slot free; one past its time is killed."""
         process = self._processes.get(trial.number)
         gone = process.exitcode is not None if process else not trial.runs()
-        if gone and process and not trial.done and trial.runs():  # another's: ours came too late
+        if gone and process and trial.runs() and not trial.look().done:  # another's: ours came too late
             del self._processes[trial.number]
             return False
         if gone:
@@ -104,16 +103,18 @@ class Local:
             self.kill(trial)
         return gone
 
-    def cause(self, trial: Trial) -> str:
-        """Say how the process of an ended trial ended."""
+    def cause(self, trial: Trial) -> Cause:
+        """Say how the process of an ended trial ended, once."""
         process = self._processes.pop(trial.number, None)
         code = process.exitcode if process else None
         if trial.number in self._timed_out:
             self._timed_out.discard(trial.number)
-            return overtime(self._timeout)
+            return Cause(End.TIMEOUT, overtime(self._timeout))
         if code is None:
-            return "ended unseen"
-        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            return Cause(End.VANISHED, "ended unseen")
+        if code < 0:
+            return Cause(End.KILLED, f"killed by {signal.Signals(-code).name}")
+        return Cause(End.FAILED, f"exit code {code}")
 
     def interrupt(self, trial: Trial) -> None:
         """Ask a trial to save its last epoch and end."""

@@ -1,8 +1,8 @@
 """Runs trials as Slurm jobs through submitit; what became of one is read from scontrol, never from sacct."""
 
-import json
 import multiprocessing
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from submitit import SlurmExecutor
+from submitit.core.utils import JobPaths, pickle_load
 from submitit.helpers import DelayedSubmission
 
 from experiments.config.settings import SweepSettings
-from experiments.files import write_text
-from experiments.runs.folder import DONE, RunFolder
-from experiments.sweep.jobs import overtime, run_trial
-from experiments.sweep.trials import Trial
+from experiments.runs.result import Result
+from experiments.sweep.backends.backend import Cause, End, overtime
+from experiments.sweep.server import work
+from experiments.sweep.space import Files
+from experiments.sweep.trials import Look, Trial
 
 POLL_SECONDS = 2.0  # between two questions to Slurm
 QUEUED = 32  # jobs in the queue at a time where sweep.slots=auto
@@ -27,6 +29,8 @@ ALIVE = (
     *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING"),
     *("REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING", "STAGE_OUT", "SPECIAL_EXIT"),
 )
+
+KILLED = ("CANCELLED", "NODE_FAIL", "PREEMPTED", "TIMEOUT")  # by Slurm or through it
 
 
 class Job:
@@ -42,7 +46,8 @@ class Job:
 
     def __call__(self) -> int | None:
         """Run the trial, from its last checkpoint where there is one, and return its exit code."""
-        self._process = multiprocessing.get_context("spawn").Process(target=run_trial, args=self._arguments)
+        arguments = ("run_trial", *self._arguments)
+        self._process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
         self._began = time.monotonic()
         self._process.start()
         self._process.join(max(0.0, self._timeout - self._used) if self._timeout else None)
@@ -51,8 +56,8 @@ class Job:
             return None
         code = self._process.exitcode
         if code and code < 0:
-            with (self._arguments[2] / "trial.log").open("a") as log:
-                log.write(f"killed by {signal.Signals(-code).name}\n")
+            with (self._folder / "trial.log").open("a") as log:
+                log.write(f"{_killed_by(-code)}\n")
         return code
 
     def checkpoint(self) -> DelayedSubmission:
@@ -63,6 +68,10 @@ class Job:
         used = self._used + time.monotonic() - self._began
         return DelayedSubmission(Job(self._timeout, used, *self._arguments))
 
+    @property
+    def _folder(self) -> Path:
+        return self._arguments[2]
+
     def _end(self, process: BaseProcess) -> None:
         """End a trial past its time here, where it is also done while no controller looks."""
         try:
@@ -70,16 +79,16 @@ class Job:
         except ProcessLookupError:  # it has not come to lead its group yet
             process.kill()
         process.join()
-        folder = self._arguments[2]
-        if (RunFolder(folder).result() or {}).get("status") not in DONE:  # else it ended just now
-            record = {"status": "failed", "error": overtime(self._timeout)}
-            write_text(folder / "result.json", json.dumps(record))
+        look = Look.at(self._folder)
+        if not look.done:  # else it ended just now
+            error, epochs = overtime(self._timeout), len(look.history)
+            Result(status="failed", error=error, epochs=epochs).write(self._folder)
 
 
 class Slurm:
     """Submits, watches and cancels trials; those that another controller submitted are adopted."""
 
-    def __init__(self, settings: SweepSettings, files: dict[str, str | None], folder: Path) -> None:
+    def __init__(self, settings: SweepSettings, files: Files, folder: Path) -> None:
         """Submit with `sweep.slurm`; submitit keeps its own files in ``folder``.
 
         Raises FileNotFoundError where there is no Slurm.
@@ -90,6 +99,7 @@ class Slurm:
             raise FileNotFoundError("sweep.backend=slurm needs Slurm: srun is not on the path") from error
         self._settings = settings
         self._files = files
+        self._folder = folder
         self.slots = QUEUED if settings.slots == "auto" else int(settings.slots)
         self._running: dict[int, Trial] = {}
         self._let_go: set[int] = set()
@@ -137,25 +147,36 @@ class Slurm:
             self._running.pop(trial.number, None)
         return over
 
-    def cause(self, trial: Trial) -> str:
-        """Say how Slurm saw the job end."""
+    def cause(self, trial: Trial) -> Cause:
+        """Say how Slurm saw the job end, and how the job its trial's process."""
         state = self._states.get(trial.job, "")
         if state == "OUT_OF_MEMORY":
-            return "out of memory"
-        killed = "killed by Slurm, " if state in ("CANCELLED", "NODE_FAIL", "PREEMPTED", "TIMEOUT") else ""
-        return f"{killed}job {trial.job} {state or 'is no longer known'}"
+            return Cause(End.MEMORY, "out of memory")
+        words = f"job {trial.job} {state or 'is no longer known'}"
+        if state in KILLED:
+            return Cause(End.KILLED, f"killed by Slurm, {words}")
+        code = self._returned(trial.job) or 0
+        return Cause(End.KILLED, f"{words}: {_killed_by(-code)}") if code < 0 else Cause(End.FAILED, words)
+
+    def _returned(self, job: str) -> int | None:
+        """Return the exit code that a `Job` has left with submitit; None where it left none."""
+        try:
+            outcome, code = pickle_load(JobPaths(self._folder, job_id=job).result_pickle)
+        except (OSError, EOFError, pickle.UnpicklingError):
+            return None
+        return code if outcome == "success" else None
 
     def interrupt(self, trial: Trial) -> None:
         """Cancel a job, which saves its last epoch, or let it go on, as `sweep.slurm.on_interrupt` says."""
         if self._settings.slurm.on_interrupt == "leave":
             self._let_go.add(trial.number)
         else:
-            _say("scancel", trial.job)
+            _ask("scancel", trial.job)
 
     def kill(self, trial: Trial) -> None:
         """Cancel a job at once."""
-        _say("scancel", "--full", "--signal=KILL", trial.job)
-        _say("scancel", trial.job)
+        _ask("scancel", "--full", "--signal=KILL", trial.job)
+        _ask("scancel", trial.job)
 
     def wait(self) -> None:
         """Wait for a moment."""
@@ -164,15 +185,19 @@ class Slurm:
     def _state(self, job: str, *, anew: bool = False) -> str:
         """Return a job's state as of the last moment; empty for one that Slurm has forgotten."""
         if anew or time.monotonic() - self._asked > POLL_SECONDS:
-            listing = _say("scontrol", "--oneliner", "show", "jobs")
-            if listing is not None:  # a controller daemon that is away for a moment tells nothing about jobs
+            listing = _ask("scontrol", "--oneliner", "show", "jobs")
+            if listing is not None:  # a daemon that is away for a moment tells nothing about jobs
                 pairs = re.findall(r"^JobId=(\d+) .*? JobState=(\S+)", listing, re.MULTILINE)
                 self._states = dict(pairs)
             self._asked = time.monotonic()
         return self._states.get(job, "")
 
 
-def _say(*command: str) -> str | None:
+def _killed_by(signum: int) -> str:
+    return f"killed by {signal.Signals(signum).name}"
+
+
+def _ask(*command: str) -> str | None:
     """Run one of Slurm's commands; None where it fails."""
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout

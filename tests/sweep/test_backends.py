@@ -1,0 +1,60 @@
+"""What backends and the warm server owe the controller, without a process."""
+
+import pickle
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from submitit.core.utils import JobPaths
+
+from experiments.config.settings import SweepSettings
+from experiments.runs.result import Result
+from experiments.sweep.backends import slurm
+from experiments.sweep.backends.backend import Cause, End
+from experiments.sweep.jobs import JOBS
+from experiments.sweep.server import Job
+from experiments.sweep.trials import Trial
+
+FILES = {"config_name": "config", "config_dir": None}
+
+
+def test_every_job_that_may_be_asked_for_can_be_done():
+    assert set(JOBS) == set(get_args(Job))
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        ("out of memory: use a smaller trainer.batch_size", End.MEMORY),  # runs/story.py
+        ("CUDA out of memory. Tried to allocate 2.00 GiB.", End.MEMORY),
+        ("CUDA error: out of memory", End.MEMORY),
+        ("the loss is not finite", End.FAILED),
+        ("worker killed by signal 9", End.FAILED),
+    ],
+)
+def test_a_run_that_lacked_memory_says_so_itself(error: str, end: End):
+    assert Cause.told(Result(status="failed", error=error)) == Cause(end, error)
+
+
+@pytest.mark.parametrize(
+    ("state", "returned", "cause"),
+    [
+        ("COMPLETED", 7, Cause(End.FAILED, "job 12 COMPLETED")),
+        ("COMPLETED", -9, Cause(End.KILLED, "job 12 COMPLETED: killed by SIGKILL")),
+        ("FAILED", None, Cause(End.FAILED, "job 12 FAILED")),
+        ("CANCELLED", None, Cause(End.KILLED, "killed by Slurm, job 12 CANCELLED")),
+        ("OUT_OF_MEMORY", None, Cause(End.MEMORY, "out of memory")),
+        ("", None, Cause(End.FAILED, "job 12 is no longer known")),
+    ],
+)
+def test_slurms_state_and_the_trials_exit_code_say_how_a_job_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, returned: int | None, cause: Cause
+):
+    monkeypatch.setattr(slurm, "SlurmExecutor", lambda **_: None)
+    backend = slurm.Slurm(SweepSettings(), FILES, tmp_path)
+    monkeypatch.setattr(slurm, "_ask", lambda *_: f"JobId=12 JobName=x JobState={state}" if state else "")
+    trial = Trial(0, {}, {}, "x", tmp_path, job="12")
+    assert backend.ended(trial)
+    if returned is not None:
+        JobPaths(tmp_path, job_id="12").result_pickle.write_bytes(pickle.dumps(("success", returned)))
+    assert backend.cause(trial) == cause

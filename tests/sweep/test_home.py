@@ -1,0 +1,42 @@
+"""The folder of a sweep: what it agrees to hold."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments.config.renamed import TARGETS
+from experiments.sweep.home import Home
+from tests.sweep.conftest import space_of
+
+
+def identity(target: str, lr: str = "0.1,0.2") -> dict:
+    return space_of(f"optimizer._target_={target}", f"optimizer.lr={lr}").identity()
+
+
+@pytest.mark.parametrize(("old", "new"), TARGETS.items())
+def test_code_under_an_old_and_under_its_new_name_is_the_same_sweep(tmp_path: Path, old: str, new: str):
+    with Home(tmp_path) as home:
+        home.open(identity(f"{old}Muon"))
+    Home(tmp_path).check(identity(f"{new}Muon"))
+    Home(tmp_path).check(identity(f"{old}Muon"))
+    with pytest.raises(ValueError, match=f"optimizer._target_: {old}Muon, got {new}Lookahead: give the same"):
+        Home(tmp_path).check(identity(f"{new}Lookahead"))
+    with pytest.raises(ValueError, match="sweep with optimizer.lr: 0.1,0.2, got 0.3,0.4: give the same"):
+        Home(tmp_path).check(identity(f"{new}Muon", lr="0.3,0.4"))
+    with Home(tmp_path) as home:
+        home.open(identity(f"{new}Muon"))
+    saved = yaml.safe_load((tmp_path / "sweep.yaml").read_text())
+    assert saved["identity"]["optimizer._target_"] == f"{new}Muon"
+    Home(tmp_path).check(identity(f"{old}Muon"))
+
+
+def test_a_second_controller_is_told_who_works_on_a_folder(tmp_path: Path):
+    with Home(tmp_path) as first:
+        first.open({})
+        first.open({})  # its own
+        owner = (tmp_path / "lock").read_text()
+        with pytest.raises(ValueError, match=f"is being worked on by {owner}, which shows its trials"):
+            Home(tmp_path).open({})
+    with Home(tmp_path) as second:
+        second.open({})
