@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from hypothesis import settings
 
 from cifar_core.train.settings import TrainerSettings
+
+settings.register_profile("steady", deadline=None, derandomize=True, database=None, print_blob=False)
+settings.load_profile("steady")  # the same examples on every machine, however slow it is
 
 PROJECT = Path(__file__).resolve().parents[1]
 Cli = Callable[..., subprocess.CompletedProcess[str]]
