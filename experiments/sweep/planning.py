@@ -29,6 +29,7 @@ class Plan:
         self._target = target
         self._given_up: set[str] = set()  # points, by id, whose first seed was pruned
         self.trials = home.trials()
+        self._folders = {trial.folder.name.lower() for trial in self.trials.values()}
 
     def restore(self) -> None:
         """Make ledger and folders agree: the folders say what was done, whatever the ledger has lost."""
@@ -143,7 +144,15 @@ class Plan:
             number = self._ledger.add(values, self._space.distributions, key)
         else:
             self._ledger.name(number, key)
-        folder = self._home.path / self._space.folder_name(point)
+        folder = self._home.path / self._folder_name(point)
         trial = Trial(number, point, values, self._space.label(point), folder, seeds=len(self._space.seeds))
         self.trials[key] = trial
         return trial
+
+    def _folder_name(self, point: Point) -> str:
+        """Return a name that no other trial has, even one whose name an earlier version has made."""
+        name = self._space.folder_name(point)
+        if name.lower() in self._folders:
+            name = f"{name}-{point_id(point)}"
+        self._folders.add(name.lower())
+        return name

@@ -5,14 +5,14 @@ import itertools
 import json
 import math
 import random
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypedDict
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, QuotedString, RangeSweep
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -20,11 +20,10 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from experiments.sweep.names import SEED, Names
+
 Point = dict[str, str]  # override key -> value in Hydra's syntax
 Value = str | int | float
-
-SEED = "seed"
-NAME_LENGTH = 100  # of a folder; file systems allow 255
 
 
 class Files(TypedDict):
@@ -43,6 +42,7 @@ class Dimension:
     values: tuple[Value, ...]  # in order; of an interval its two ends
     discrete: bool = True  # whether `values` are all there are
     texts: dict[Value, tuple[str, ...]] | None = None  # of choices: the override value of each key
+    again: tuple[str, ...] = ()  # other spellings of values that are among `texts`, which are left out
 
     @property
     def name(self) -> str:
@@ -102,34 +102,27 @@ class Space:
         """Return the trial's command-line arguments: what is fixed, then the point."""
         return [*map(argument, self.fixed.items()), *map(argument, point.items())]
 
+    @cached_property
+    def _names(self) -> Names:
+        choices = (d.overrides(value) for d in self.dimensions if d.discrete for value in d.values)
+        texts: dict[str, set[str]] = {}
+        for part in choices:
+            for key, text in part.items():
+                texts.setdefault(key, set()).add(text)
+        return Names(self.groups, texts)
+
     def label(self, point: Point) -> str:
         """Return a name that says what varies: `wrn16_4 lr=0.1 s2`."""
-        short = _short(point)
-        return " ".join(self._word(key, short[key], text) for key, text in point.items()) or "run"
+        return self._names.label(point)
 
     def folder_name(self, point: Point) -> str:
-        """Return the label as a folder's name, which needs no quotes in Hydra's syntax either.
-
-        Where the label had to be cut or changed, or a number rounded, a hash of the point makes it unique.
-        """
-        label = self.label(point)
-        name = re.sub(r"[^A-Za-z0-9_.+]+", "-", re.sub(r"[ ]", "_", label)).strip("-.")
-        exact = all(
-            re.fullmatch(r"[A-Za-z0-9_.+-]+", text) and _shown(text) == text for text in point.values()
-        )
-        if exact and len(name) <= NAME_LENGTH:
-            return name
-        return f"{name[:NAME_LENGTH].rstrip('-.')}-{point_id(point)[:8]}"
+        """Return the label as a name that needs no quotes, and that no other point's folder has."""
+        return self._names.folder(point, point_id(point)[:8])
 
     def identity(self) -> dict[str, Any]:
         """Return what makes this sweep another than its neighbours: by key, what varies and what is fixed."""
         fixed = {key: text for key, text in self.fixed.items() if not _beside(key)}
         return fixed | {d.name: _describe(d) for d in self.dimensions}
-
-    def _word(self, key: str, short: str, text: str) -> str:
-        if key in self.groups:
-            return text
-        return f"s{text}" if key == SEED else f"{short}={_shown(text)}"
 
 
 def parse(arguments: Sequence[str], loader: ConfigLoader, zipped: Sequence[str] = ()) -> Space:
@@ -228,11 +221,27 @@ def _choice(key: str, override: Override) -> Dimension:
     shuffled = isinstance(sweep, ChoiceSweep) and sweep.shuffle
     if isinstance(sweep, ChoiceSweep):
         sweep.shuffle = False  # Hydra shuffles anew at each start; the ledger needs one order for good
-    texts = tuple(dict.fromkeys(override.sweep_string_iterator()))
+    given = tuple(override.sweep_string_iterator())
+    parsed = sweep.list if isinstance(sweep, ChoiceSweep) else given
+    firsts: dict[Any, str] = {}
+    for value, text in zip(parsed, given, strict=True):
+        firsts.setdefault(_equal(value), text)
+    texts = tuple(firsts.values())
     if not texts:
         raise ValueError(f"{key}: {override.get_value_string()} matches nothing")
     values = tuple(random.Random(0).sample(texts, len(texts))) if shuffled else texts
-    return Dimension((key,), CategoricalDistribution(texts), values, texts={text: (text,) for text in texts})
+    again = tuple(text for text in dict.fromkeys(given) if text not in texts)
+    words: dict[Value, tuple[str, ...]] = {text: (text,) for text in texts}
+    return Dimension((key,), CategoricalDistribution(texts), values, texts=words, again=again)
+
+
+def _equal(value: Any) -> Any:
+    """Return what all spellings of one value share: 1 and 1.0, a and 'a'; true is no number."""
+    if isinstance(value, QuotedString):
+        return value.text
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        return value
+    return type(value), str(value)
 
 
 def _zip(dimensions: list[Dimension], keys: tuple[str, ...]) -> list[Dimension]:
@@ -264,19 +273,3 @@ def _describe(dimension: Dimension) -> str:
     assert isinstance(d, (FloatDistribution, IntDistribution))
     text = f"interval({d.low},{d.high})"
     return f"tag(log, {text})" if d.log else text
-
-
-def _shown(text: str) -> str:
-    """Return a number in at most four digits, anything else as it is."""
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return text if len(text) <= 8 or not math.isfinite(number) else f"{number:.4g}"
-
-
-def _short(keys: Iterable[str]) -> dict[str, str]:
-    """Return the last part of each dotted key, or all of it where two end alike."""
-    lasts = {key: key.lstrip("+").rpartition(".")[2] for key in keys}
-    ends = list(lasts.values())
-    return {key: last if ends.count(last) == 1 else key.lstrip("+") for key, last in lasts.items()}

@@ -64,9 +64,13 @@ def _status(look: Look) -> str:
 
 
 def _without_seed(trial: Trial) -> str:
-    seed = trial.point.get("seed")
-    words = trial.label.split(" ")
-    return " ".join(word for word in words if word != f"s{seed}") or "all"
+    """Return a trial's label without its seed's word, which stands where the seed does in the point."""
+    word, keys = f"s{trial.point.get('seed')}", list(trial.point)
+    if keys[:1] == ["seed"]:
+        return trial.label.removeprefix(word).lstrip() or "all"
+    if keys[-1:] == ["seed"]:
+        return trial.label.removesuffix(word).rstrip()
+    return trial.label.replace(f" {word} ", " ", 1)
 
 
 def shown(values: Sequence[float]) -> str:

@@ -19,7 +19,7 @@ from experiments.sweep.backends.backend import Backend
 from experiments.sweep.backends.local import Local, Slots, share_out
 from experiments.sweep.backends.slurm import Slurm
 from experiments.sweep.controller import Controller
-from experiments.sweep.ending import Record, refit, test
+from experiments.sweep.ending import Record, refit, say, test
 from experiments.sweep.home import Home, sweep_name
 from experiments.sweep.ledger import Ledger
 from experiments.sweep.server import Server
@@ -37,6 +37,9 @@ def sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, *, co
     renew_config(cfg)
     with user_mistakes():
         space = parse(arguments, loader, cfg.sweep.zip)
+        for dimension in space.dimensions:
+            if dimension.again:
+                say(f"{dimension.name}: {', '.join(dimension.again)} is there twice and runs once")
         options = _chosen(settings(cfg).sweep, space, cfg)
         identity = _identity(space, options)
         name = options.name or sweep_name(space, identity)

@@ -96,6 +96,17 @@ def test_a_grid_starts_in_order_and_once(tmp_path: Path):
     assert (code, labels(backend)) == (0, [])
 
 
+def test_points_that_an_earlier_version_named_alike_end_in_two_folders(tmp_path: Path):
+    Trial(0, {"optimizer.lr": "-1"}, {"optimizer.lr": "-1"}, "lr=-1", tmp_path / "lr-1").write()
+    _, backend = control(tmp_path, space_of("optimizer.lr=1,-1"))
+    assert labels(backend) == ["lr=-1", "lr=1"]  # the one that has begun goes on in its folder
+    assert backend.started[0].folder == tmp_path / "lr-1"
+    assert {look.folder for look in map(Trial.look, Home(tmp_path).trials().values())} == {
+        trial.folder for trial in backend.started
+    }
+    assert len({trial.folder for trial in backend.started}) == 2
+
+
 @pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes", "qmc"])
 def test_a_search_repeats_each_point_with_every_seed_and_can_be_extended(tmp_path: Path, sampler: str):
     space = space_of(

@@ -95,6 +95,12 @@ def test_what_cannot_be_swept_is_told(argument: str):
         space_of(argument)
 
 
+def test_two_spellings_of_one_value_are_one_point():
+    (dimension,) = space_of("+model.x=1,1.0,1e0,'1',true,0.10,1e-1,a,'a',-1").dimensions
+    assert dimension.values == ("1", "'1'", "True", "0.1", "a", "-1")
+    assert dimension.again == ("1.0", "'a'")
+
+
 def test_zipped_lists_must_fit():
     with pytest.raises(ValueError, match="lists of one length, got optimizer.lr: 2, seed: 3"):
         space_of("optimizer.lr=1,2", "seed=1,2,3", zipped=("optimizer.lr", "seed"))
