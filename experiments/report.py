@@ -1,4 +1,4 @@
-"""The report of a sweep: `python -m experiments.report <sweep folder>` writes HTML, CSV and Markdown."""
+"""Writes the report of a sweep anew, as HTML, CSV and Markdown, or the analysis of a run."""
 
 from pathlib import Path
 
@@ -7,12 +7,17 @@ from experiments.cli import exit_codes, user_mistakes
 
 
 def main() -> None:
-    """Write the report of the sweep in the folder given and print where it lies."""
+    """Write the report of the sweep or run in the folder given and print where it lies."""
     parser = cli.parser("experiments.report", __doc__)
-    parser.add_argument("folder", type=Path, help="the folder of a sweep, as in sweeps/<name>")
+    parser.add_argument(
+        "folder", type=Path, help="of a sweep, as in sweeps/<name>, or of a run, as in runs/<date>/<run>"
+    )
     folder = parser.parse_args().folder.resolve()
     with exit_codes():
-        from experiments.sweep.report import write
+        if (folder / "config.yaml").exists():  # only a run has it
+            from experiments.tools.evaluation import redraw as write
+        else:
+            from experiments.sweep.report import write
 
         with user_mistakes():
             paths = write(folder)

@@ -39,10 +39,8 @@ LATE = {
 # The modules above it that import late: how many statements, and why.
 COMMAND = (1, "its work, when the arguments are read")
 LATE_ABOVE = {
-    **{
-        f"experiments.{name}": COMMAND
-        for name in ("compare", "evaluate", "find_lr", "predict", "preview", "report")
-    },
+    **{f"experiments.{name}": COMMAND for name in ("compare", "evaluate", "find_lr", "predict", "preview")},
+    "experiments.report": (2, "the same, for a sweep or for a run"),
     "experiments.run": (2, "a run needs torch; --help and a mistyped key do not"),
     "experiments.config.check": (1, "torch, when the values are right"),
     "experiments.sweep.server": (1, "the jobs, in the process that has torch"),

@@ -13,6 +13,8 @@ from cifar_core.explain.predictions import Predictions
 
 CONFIDENCES = (0.90, 0.95, 0.99)
 PAIRS = 10  # confused pairs that are listed
+LISTED = 5  # classes that a remark names
+NAME = 40  # letters of a class name in a sentence
 RESAMPLES = 10_000
 LEVEL = 0.95  # of every interval
 Z = 1.959963984540054  # standard normal quantile of (1 + LEVEL) / 2
@@ -55,13 +57,16 @@ def metrics(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
     calls loss, with an interval of 1.96 standard errors; `brier` lies in [0, 2], `ece` in [0, 1].
     `top5_acc` takes the likeliest min(5, K) classes. Precision is None of a class never predicted, recall of
     one without pictures, F1 of one with neither; macro F1 is the mean over all others, as in scikit-learn.
-    `checks` compares figures that must agree; `balanced` says whether all classes have the same support:
-    only then is the plain mean of their recalls the overall accuracy.
+    `balanced_acc` is the plain mean of the recalls of the classes that have pictures, as in scikit-learn;
+    `majority` the largest class and what always answering it gives; `never_predicted` lists classes that have
+    pictures and are no picture's likeliest class. `checks` compares figures that must agree; `balanced` says
+    whether all classes have the same support: only then is `balanced_acc` the overall accuracy.
     """
     counts = confusion_matrix(predictions.labels, predictions.preds, len(classes))
     total, hits = len(predictions.labels), int(predictions.hits.sum())
     top5 = int(_top_k_hits(predictions, min(5, len(classes))).sum())
     per_class = _per_class(counts, classes)
+    checks = _checks(counts, per_class, hits)
     f1 = [row["f1"] for row in per_class if row["f1"] is not None]
     half = Z * predictions.losses.std(correction=0).item() / math.sqrt(total)
     loss = predictions.losses.mean().item()
@@ -72,6 +77,9 @@ def metrics(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
         "acc_interval": bootstrap_interval(hits, total),
         "acc_interval_wilson": wilson_interval(hits, total),
         "interval": f"{LEVEL:.0%}, percentile bootstrap, {RESAMPLES:,} binomial resamples, seed 0",
+        "balanced_acc": checks["mean_recall"],
+        "majority": {"name": classes[int(counts.sum(1).argmax())], "acc": int(counts.sum(1).max()) / total},
+        "never_predicted": [classes[k] for k in never_predicted(counts)],
         "top5_acc": top5 / total,
         "top5_acc_interval": bootstrap_interval(top5, total),
         "macro_f1": math.fsum(f1) / len(f1),
@@ -81,7 +89,7 @@ def metrics(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
         "non_finite": int((~predictions.logits.isfinite().all(1)).sum()),
         "at_confidence": [_at_confidence(predictions, least) for least in CONFIDENCES],
         "confused_pairs": confused_pairs(counts, classes),
-        "checks": _checks(counts, per_class, hits),
+        "checks": checks,
         "per_class": per_class,
     }
 
@@ -106,6 +114,46 @@ def temperature_scores(predictions: Predictions, temperature: float | None, fitt
     at_limit = not 1.001 / HOTTEST < temperature < 0.999 * HOTTEST
     scores = probability_scores(cooled(predictions, temperature))
     return {"temperature": temperature, "fitted_on": fitted_on, "at_limit": at_limit, **scores}
+
+
+def never_predicted(counts: Tensor) -> list[int]:
+    """Return the classes of a confusion matrix (K, K) that have pictures and are never predicted."""
+    return ((counts.sum(1) > 0) & (counts.sum(0) == 0)).nonzero()[:, 0].tolist()
+
+
+def remarks(counts: Tensor, classes: Sequence[str]) -> list[str]:
+    """Say of a confusion matrix (K, K) what its accuracy hides; [] where that hides nothing.
+
+    That one class is all it answers, which classes it never answers, and what an answer without a look gives
+    where it gives as much or more, or a class is never predicted.
+    """
+    support, total = counts.sum(1), int(counts.sum())
+    if int((support > 0).sum()) < 2:  # every answer is the only one there is, or an error
+        return []
+    acc, constant = int(counts.diag().sum()) / total, int(support.max()) / total
+    majority, absent = quoted(classes[int(support.argmax())]), never_predicted(counts)
+    answers = counts.sum(0).nonzero()[:, 0].tolist()
+    lines = []
+    if len(answers) == 1:
+        lines.append(f"all {total:,} pictures are called {quoted(classes[answers[0]])}")
+    elif absent:
+        lines.append(f"never predicted: {_listed([(classes[k], int(support[k])) for k in absent])}")
+    if acc <= constant:
+        lines.append(f"no better than always answering {majority} ({constant:.2%})")
+    elif absent:
+        lines.append(f"always answering {majority} gives {constant:.2%}")
+    return lines
+
+
+def quoted(name: str) -> str:
+    """Return a class name in quotes, on one line, in at most NAME letters and their escapes."""
+    return repr(name if len(name) <= NAME else name[: NAME - 1] + "\u2026")
+
+
+def _listed(pictures: Sequence[tuple[str, int]]) -> str:
+    names = [f"{quoted(name)} ({count:,} picture{'s' * (count != 1)})" for name, count in pictures[:LISTED]]
+    more = len(pictures) - len(names)
+    return ", ".join(names) + (f" and {more:,} more classes" if more else "")
 
 
 def confused_pairs(counts: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:

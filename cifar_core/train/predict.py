@@ -68,6 +68,17 @@ def tta_acc(
     return {f"{split}/acc_tta": scores[f"{split}/acc"]}
 
 
+def balanced_acc(preds: Tensor, labels: Tensor) -> float:
+    """Return the mean share of right predictions (N,) of the classes that have pictures, in [0, 1].
+
+    NaN without pictures.
+    """
+    hits = (preds == labels).double()
+    sizes = labels.bincount()
+    recalls = labels.bincount(weights=hits, minlength=len(sizes))[sizes > 0] / sizes[sizes > 0]
+    return recalls.mean().item()
+
+
 def score(logits: Tensor, labels: Tensor, split: str) -> dict[str, float]:
     """Return `<split>/loss` (mean cross-entropy, nats) and `<split>/acc` of logits (N, K), labels (N,)."""
     loss = F.cross_entropy(logits, labels)

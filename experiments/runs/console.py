@@ -1,10 +1,12 @@
 """The lines a run shows: what it is made of, how each epoch went, what came out."""
 
+import shlex
 from typing import Any
 
 from omegaconf import DictConfig
 
 from cifar_core.data.split import Data
+from cifar_core.explain.metrics import wilson_interval
 from cifar_core.train.loop import EpochResult
 from cifar_core.train.state import TrainState
 from experiments.runs.folder import RunFolder
@@ -12,6 +14,7 @@ from experiments.runs.result import Result
 from experiments.tracking.uri import ui_hint
 
 Expectation = dict[str, Any] | None  # `expected` of the configuration: test_acc, epochs, source
+UNEVEN = 0.01  # from here on balanced accuracy is worth a line of its own
 SHOWN = ("report.html", "contact_sheet.png", "curves.png", "misclassified.csv")  # of the analysis folder
 
 
@@ -43,16 +46,27 @@ def figures(result: Result, data: Data) -> list[tuple[str, str]]:
     """Return the run's accuracies as (name, text)."""
     metrics, pairs = result.metrics, []
     if "test/acc" in metrics:
-        share = f"{round(metrics['test/acc'] * len(data.test)):,} of {len(data.test):,}"
         fair = ", evaluated each epoch" if result.protocol == "test_each_epoch" else ""
-        pairs.append(("test accuracy", f"{metrics['test/acc']:.2%}  ({share} pictures{fair})"))
+        pairs.append(("test accuracy", accuracy(metrics["test/acc"], len(data.test), fair)))
     if "test/acc_tta" in metrics:
         pairs.append(
             ("with TTA", f"{metrics['test/acc_tta']:.2%}  (mean over several views of each picture)")
         )
     if "val/acc_best" in metrics:
         pairs.append(("val accuracy", f"{metrics['val/acc_best']:.2%}  (best of {result.epochs} epochs)"))
-    return pairs
+    judged, acc = ("test", "test/acc") if "test/acc" in metrics else ("val", "val/acc_best")
+    balanced = metrics.get(f"{judged}/balanced_acc", metrics.get(f"{judged}/balanced_acc_best"))
+    if balanced is not None and abs(balanced - metrics[acc]) >= UNEVEN:
+        pairs.append(("balanced", f"{balanced:.2%}  (mean of the classes' own {judged} accuracies)"))
+    return pairs + [("note", remark) for remark in result.remarks]
+
+
+def accuracy(acc: float, pictures: int, more: str = "") -> str:
+    """Return an accuracy with its count and its 95 % interval."""
+    hits = round(acc * pictures)
+    low, high = wilson_interval(hits, pictures)
+    count = f"{hits:,} of {pictures:,} pictures{more}"
+    return f"{acc:.2%}  ({count}; 95 %: {100 * low:.1f} to {100 * high:.1f} %)"
 
 
 def comparison(result: Result, expected: Expectation) -> list[tuple[str, str]]:
@@ -81,6 +95,9 @@ def closing(
     lines.append(f"run folder     {folder.path}")
     if files := [name for name in SHOWN if (folder.analysis / name).exists()]:
         lines.append(f"look at        analysis/: {', '.join(files)}")
+    if result.analysis_error:
+        lines.append(f"analysis       failed: {result.analysis_error}")
+        lines.append(f"draw it again  python -m experiments.report {shlex.quote(str(folder.path))}")
     if uri:
         lines.append(f"MLflow UI      {ui_hint(uri)}")
     return lines

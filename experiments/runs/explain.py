@@ -37,7 +37,8 @@ def explain(job: Job, logits: dict[str, Tensor], tracker: Tracker, result: Resul
     try:
         _analyse(job, logits, result)
     except Exception as error:  # the training is done and good, whatever its pictures do
-        log.warning("the analysis failed: %s", one_line(error), exc_info=True)
+        told = isinstance(error, (MemoryError, OSError))  # of the machine: a traceback says no more
+        log.warning("the analysis failed: %s", one_line(error), exc_info=not told)
         result.analysis_error = one_line(error)
     for sheet in SHEETS:
         if (path := job.folder.analysis / f"{sheet}.png").exists():

@@ -100,7 +100,6 @@ class RunFolder:
     def claim(self, values: dict[str, Any], overrides: Sequence[str]) -> None:
         """Write config.yaml and overrides.yaml once; raise ValueError where they belong to another run."""
         config = self.path / "config.yaml"
-        (self.path / "result.json").unlink(missing_ok=True)  # of an earlier attempt
         if config.exists():
             self._compare(yaml.safe_load(config.read_text()), values)
         else:

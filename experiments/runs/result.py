@@ -12,6 +12,7 @@ from experiments.cli import GuardStop, UserError, one_line
 from experiments.files import read_json, write_json
 
 DONE = ("finished", "pruned")  # a run that is not gone on with
+ANALYSING = "analysing"  # its figures stand, its pictures are being drawn or were when it was killed
 
 log = logging.getLogger(__name__)
 
@@ -20,12 +21,13 @@ log = logging.getLogger(__name__)
 class Result:
     """Status, figures and costs of a run."""
 
-    status: str = "finished"  # finished, pruned, failed, killed
+    status: str = "finished"  # finished, pruned, analysing, failed, killed
     metrics: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)  # train, analysis, total
     epochs: int = 0
     run_id: str | None = None  # in the tracker
     protocol: str = ""  # validation, test_each_epoch, test_once; empty before the data is there
+    remarks: list[str] = field(default_factory=list)  # what the accuracy hides, in sentences
     error: str = ""
     analysis_error: str = ""
     log: list[str] = field(default_factory=list)  # the last lines of a trial that failed
@@ -59,8 +61,18 @@ class Result:
 
 @contextmanager
 def recorded(folder: Path) -> Iterator[Result]:
-    """Yield the run's result and write it, with the way the run ended, to result.json in ``folder``."""
-    result = Result()
+    """Yield the run's result and write it, with the way the run ended, to result.json in ``folder``.
+
+    Figures of an earlier attempt stay there until they come again: what is left of that run is its analysis.
+    """
+    earlier = Result.read(folder)
+    if earlier and earlier.metrics:
+        kept = {name: getattr(earlier, name) for name in ("metrics", "remarks", "epochs", "protocol")}
+        result = Result(**kept)
+        dataclasses.replace(earlier, status=ANALYSING, error="").write(folder)
+    else:
+        result = Result()
+        (folder / "result.json").unlink(missing_ok=True)
     try:
         yield result
     except BaseException as error:

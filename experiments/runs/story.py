@@ -1,5 +1,6 @@
 """The story of one run, from a configuration to its report."""
 
+import dataclasses
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -10,9 +11,10 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from cifar_core.explain.metrics import confusion_matrix, remarks
 from cifar_core.history import Row, best_epoch
 from cifar_core.train.loop import train
-from cifar_core.train.predict import predict, score, tta_acc
+from cifar_core.train.predict import balanced_acc, predict, score, tta_acc
 from cifar_core.train.settings import TrainerSettings
 from experiments.cli import UserError, one_line, signals, user_mistakes
 from experiments.config import build
@@ -24,7 +26,7 @@ from experiments.runs.environment import environment
 from experiments.runs.explain import explain
 from experiments.runs.folder import RunFolder
 from experiments.runs.job import Job, set_up
-from experiments.runs.result import Result, recorded
+from experiments.runs.result import ANALYSING, Result, recorded
 from experiments.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
@@ -82,11 +84,15 @@ def _run(cfg: DictConfig, folder: RunFolder, result: Result, name: str) -> None:
         if result.status == "pruned":
             best = job.history[best_epoch(job.history) - 1]
             result.metrics = {f"{key}_best": best[key] for key in ("val/acc", "val/loss")}
+            tracker.log_metrics(result.metrics, step=best_epoch(job.history))
         else:
             job.checkpoints.load_best(job.state.best_model, best_epoch(job.history))
             result.metrics, logits = _test(job)
+            result.remarks = _remarks(job, logits)
+            tracker.log_metrics(result.metrics, step=best_epoch(job.history))
+            # Before anything is drawn: whatever the pictures do to this process, the figures are safe.
+            dataclasses.replace(result, status=ANALYSING, run_id=tracker.run_id).write(folder.path)
             explain(job, logits, tracker, result)
-        tracker.log_metrics(result.metrics, step=best_epoch(job.history))
         tracker.set_tags({"status": result.status})
     result.run_id = tracker.run_id
     result.seconds["total"] = time.perf_counter() - began
@@ -117,6 +123,7 @@ def _train(job: Job, tracker: Tracker, result: Result) -> None:
     settings = job.settings.trainer
     if _is_over(job.history, settings):  # the run was stopped after its last epoch
         return
+    result.metrics = {}  # of an earlier attempt whose checkpoints are lost
     for epoch in train(
         job.state, job.data, job.augment, settings, mix=job.mix, between_batches=signals.check
     ):
@@ -166,6 +173,13 @@ def _last_epoch_kept(checkpoints: Checkpoints) -> Iterator[None]:
         ) from error
 
 
+def _remarks(job: Job, logits: dict[str, Tensor]) -> list[str]:
+    """Say what the accuracy of the split that the run is judged on hides."""
+    labels = getattr(job.data, job.explained).labels
+    counts = confusion_matrix(labels, logits[job.explained].argmax(1), job.data.num_classes)
+    return remarks(counts, job.data.classes)
+
+
 def _test(job: Job) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Return the figures of the best weights, and their logits (N, K) by split."""
     model, numerics, settings = job.state.best_model, job.state.numerics, job.settings.trainer
@@ -176,7 +190,9 @@ def _test(job: Job) -> tuple[dict[str, float], dict[str, Tensor]]:
         if len(pictures) and split in ("val", job.explained):
             logits[split] = predict(model, job.data, pictures, numerics, batch_size=settings.eval_batch_size)
             suffix = "_best" if split == "val" else ""
+            preds = logits[split].argmax(1)
             scores = score(logits[split], pictures.labels, split)
+            scores[f"{split}/balanced_acc"] = balanced_acc(preds, pictures.labels)
             metrics |= {f"{key}{suffix}": value for key, value in scores.items()}
             metrics |= tta_acc(model, job.data, split, numerics, settings)
     return metrics, logits

@@ -14,7 +14,7 @@ from cifar_core.files import lock
 from cifar_core.history import Row
 from experiments.files import write_json
 from experiments.runs import read
-from experiments.runs.result import Result
+from experiments.runs.result import ANALYSING, Result
 from experiments.sweep.space import Point, Value
 
 LOG_LINES = 15  # of a failed trial's output that its record keeps
@@ -101,8 +101,9 @@ class Trial:
         self.attempts += 1
         self.started = time.time()
         self.write()
-        for left in ("result.json", "stop"):
-            (self.folder / left).unlink(missing_ok=True)
+        (self.folder / "stop").unlink(missing_ok=True)
+        if self.look().status != ANALYSING:  # else its figures stand, whatever befalls this attempt
+            (self.folder / "result.json").unlink(missing_ok=True)
 
     def look(self) -> Look:
         """Return what the folder holds now."""

@@ -15,15 +15,17 @@ from torch import Tensor, nn
 
 from cifar_core.data.sources import load_data
 from cifar_core.data.split import Data, Split
+from cifar_core.explain.metrics import confusion_matrix, remarks
 from cifar_core.report.analyse import analyse
 from cifar_core.train.numerics import set_up
-from cifar_core.train.predict import predict, score, tta_acc
+from cifar_core.train.predict import balanced_acc, predict, score, tta_acc
 from experiments.cli import user_mistakes
 from experiments.config import build
 from experiments.config.compose import compose, compose_saved, differences
 from experiments.config.explain import unknown
 from experiments.config.values import plain, settings
-from experiments.files import read_json, write_json
+from experiments.files import own, read_json, write_json
+from experiments.runs.console import UNEVEN, accuracy
 from experiments.runs.environment import environment
 from experiments.runs.folder import CHECKPOINTS, HARMLESS
 from experiments.runs.read import history
@@ -161,10 +163,32 @@ def evaluate(asked: Request, out: Path | None = None) -> tuple[Path, dict[str, A
     record |= {"acc": scores[f"{split}/acc"], "loss": scores[f"{split}/loss"]}
     if averaged := tta_acc(model, data, split, numerics, trainer):
         record["acc_tta"] = averaged[f"{split}/acc_tta"]
-    record["hits"] = int((logits[split].argmax(1) == labels).sum())
+    preds = logits[split].argmax(1)
+    record |= {"hits": int((preds == labels).sum()), "balanced_acc": balanced_acc(preds, labels)}
+    record["remarks"] = remarks(confusion_matrix(labels, preds, data.num_classes), data.classes)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    write_json(out_dir / "evaluation.json", record)  # before anything is drawn, which may fail
     _explain(asked, model, data, split, logits, record, out_dir)
-    write_json(out_dir / "evaluation.json", record)
     return out_dir, record
+
+
+def redraw(folder: Path) -> list[Path]:
+    """Write the analysis of a run anew, as after one that failed; return its report.
+
+    Raises ValueError where the run has not read its pictures, or is at work in another process.
+    """
+    result = Result.read(folder)
+    if result is None or not result.metrics or result.status == "pruned":
+        status = "unfinished" if result is None else result.status
+        raise ValueError(f"{folder} must hold a run with its figures to draw them, but it is {status}")
+    try:
+        lock = own(folder)
+    except BlockingIOError as owner:
+        raise ValueError(f"{folder} is in use by {owner}, which draws it itself") from None
+    with lock:
+        out_dir, _ = evaluate(request(folder, []), folder / "analysis")
+        dataclasses.replace(result, analysis_error="").write(folder)
+    return [out_dir / "report.html"]
 
 
 def _load(asked: Request) -> tuple[nn.Module, int, Data]:
@@ -272,11 +296,13 @@ def _what(record: dict[str, Any]) -> str:
 
 def lines(asked: Request, out_dir: Path, record: dict[str, Any]) -> list[str]:
     """Return what the screen shows: accuracy, the run's own, what differs, the folder."""
-    count = f"{record['hits']:,} of {record['pictures']:,} pictures"
-    shown = [f"accuracy       {record['acc']:.2%}  ({count}), loss {record['loss']:.4f}"]
+    shown = [f"accuracy       {accuracy(record['acc'], record['pictures'])}, loss {record['loss']:.4f}"]
+    if abs(record["balanced_acc"] - record["acc"]) >= UNEVEN:
+        shown.append(f"balanced       {record['balanced_acc']:.2%}  (mean of the classes' own accuracies)")
     if "acc_tta" in record:
         views = f"{asked.cfg.trainer.tta}, mean over several views of each picture"
         shown.append(f"with TTA       {record['acc_tta']:.2%}  ({views})")
+    shown += [f"note           {remark}" for remark in record["remarks"]]
     result = Result.read(asked.folder) or Result("unfinished")
     if result.status != "finished":
         shown.append(f"the run        is {result.status}")

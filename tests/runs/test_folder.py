@@ -63,11 +63,9 @@ def test_a_key_more_or_less_is_another_run(tmp_path: Path):
 def test_what_a_run_was_asked_for_is_written_once(tmp_path: Path):
     folder = RunFolder(tmp_path)
     folder.claim({"seed": 0, "trainer": {"threads": 1}}, ["seed=0"])
-    (tmp_path / "result.json").write_text("{}")
     folder.claim({"seed": 0, "trainer": {"threads": 2}}, ["trainer.threads=2"])
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {"seed": 0, "trainer": {"threads": 1}}
     assert yaml.safe_load((tmp_path / "overrides.yaml").read_text()) == ["seed=0"]
-    assert not (tmp_path / "result.json").exists()  # that was of an earlier attempt
 
 
 @pytest.fixture

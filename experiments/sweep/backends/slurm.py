@@ -1,5 +1,6 @@
 """Runs trials as Slurm jobs through submitit; what became of one is read from scontrol, never from sacct."""
 
+import dataclasses
 import multiprocessing
 import os
 import pickle
@@ -81,8 +82,8 @@ class Job:
         process.join()
         look = Look.at(self._folder)
         if not look.done:  # else it ended just now
-            error, epochs = overtime(self._timeout), len(look.history)
-            Result(status="failed", error=error, epochs=epochs).write(self._folder)
+            left = look.result or Result(epochs=len(look.history))
+            dataclasses.replace(left, status="failed", error=overtime(self._timeout)).write(self._folder)
 
 
 class Slurm:
