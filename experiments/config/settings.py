@@ -1,5 +1,6 @@
 """How a sweep chooses its points and where it runs them."""
 
+import math
 from dataclasses import dataclass, field
 
 from cifar_core.laws import law, one_of
@@ -59,6 +60,7 @@ class SweepSettings:
             law(getattr(self, key) >= 1, f"sweep.{key}", "at least 1", getattr(self, key))
         for key in ("sampler_seed", "add_trials", "timeout", "max_failures", "retries"):
             law(getattr(self, key) >= 0, f"sweep.{key}", "at least 0", getattr(self, key))
+        law(math.isfinite(self.timeout), "sweep.timeout", "a number of seconds, 0 for any", self.timeout)
         number = self.slots.isdigit() and int(self.slots) >= 1
         law(self.slots == "auto" or number, "sweep.slots", "auto or a number from 1", self.slots)
         law(

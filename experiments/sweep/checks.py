@@ -1,7 +1,7 @@
 """Checks all points of a space before the first trial, in a time that hardly grows with their number."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,29 +23,45 @@ TIED = (
     {"optimizer", "scheduler", "trainer"},
     {"data", "trainer"},
     {"data", "aug"},
+    {"aug", "trainer"},
 )
 
 
-def check_space(space: Space, options: SweepSettings, *, config_name: str, config_dir: str | None) -> None:
+def check_space(
+    space: Space, options: SweepSettings, files: Files, *, see: Callable[[DictConfig], None] | None = None
+) -> None:
     """Raise ValueError, naming the point, if any point of the space is not in order or cannot be judged.
 
-    Of an interval both ends are checked. Every trial checks its own point once more when it starts.
+    Of an interval both ends are checked. Every trial checks its own point once more when it starts. ``see``
+    gets each configuration that is in order; it changes afterwards.
     """
-    composed = Composed(space, {"config_name": config_name, "config_dir": config_dir})
+    composed = Composed(space, files)
     checked = set()
+    validated: dict[
+        bool, str
+    ] = {}  # whether a point has a validation split -> the first that has, or has none
     for values in _cases(space):
         point = space.point(values)
         key = tuple(point.items())
         if key in checked:
             continue
         checked.add(key)
+        overrides = " ".join(map(argument, point.items()))
         try:
             cfg = composed.at(point)
             check(cfg)
             _check_judged(cfg, options)
         except ValueError as error:
-            overrides = " ".join(map(argument, point.items()))
             raise ValueError(f"{error} (at point {overrides})" if overrides else str(error)) from error
+        validated.setdefault(cfg.data.val_size > 0, overrides)
+        if len(validated) > 1:
+            raise ValueError(
+                "data.val_size must be 0 at all points of a sweep or at none, for accuracies of test and of "
+                f"validation pictures do not compare: it is 0 at {validated[False]}, "
+                f"but not at {validated[True]}"
+            )
+        if see is not None:
+            see(cfg)
 
 
 def _check_judged(cfg: DictConfig, options: SweepSettings) -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.sweep.backends.backend import Backend, Cause
-from experiments.sweep.server import Server
+from experiments.sweep.server import Defect, Server
 from experiments.sweep.space import Space
 from experiments.sweep.trials import Trial
+
+TROUBLE = (ValueError, OSError, MemoryError, Defect)  # of a job whose failure is told and no more
 
 
 def test(won: Sequence[Trial], server: Server) -> None:
@@ -88,7 +90,7 @@ class Record:
             return
         try:
             paths = self._server.call("write", self._folder)
-        except (ValueError, OSError) as error:  # a report is never worth a sweep
+        except TROUBLE as error:  # a report is never worth a sweep
             say(f"no report: {error}")
             return
         say(f"report        {paths[0]}")
@@ -103,14 +105,14 @@ class Record:
     ) -> tuple[str | None, str | None]:
         try:
             return self._server.call("track_sweep", self._folder, self._tracking, metrics, note, files)
-        except (ValueError, OSError) as error:
+        except TROUBLE as error:
             say(f"the sweep itself is not tracked: {error}")
             return None, None
 
     def _deliver(self) -> None:
         try:
             is_complete = self._server.call("sync_trials", self._folder)
-        except (ValueError, OSError):
+        except TROUBLE:
             is_complete = False
         if not is_complete:
             say(f"not everything reached MLflow; later: python -m experiments.sync {self._folder}")

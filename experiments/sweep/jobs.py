@@ -17,12 +17,14 @@ from cifar_core.train.predict import evaluate, tta_acc
 from experiments.cli import exit_codes, signals, user_mistakes
 from experiments.config import build
 from experiments.config.compose import compose, compose_saved
+from experiments.config.settings import SweepSettings
 from experiments.config.values import settings
 from experiments.runs import story
 from experiments.runs.result import Result
 from experiments.sweep.checks import check_space
+from experiments.sweep.needs import Needs
 from experiments.sweep.report import write
-from experiments.sweep.space import Files
+from experiments.sweep.space import Files, Space
 from experiments.tracking.mlflow_store import tagged_runs_page
 from experiments.tracking.spool import Spool
 from experiments.tracking.sync import sync
@@ -59,6 +61,16 @@ def _log_to(path: Path) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
+
+
+def check_points(space: Space, options: SweepSettings, files: Files) -> None:
+    """Check all points of a space, and then all that they read, which is decoded here once.
+
+    Raises ValueError or FileNotFoundError for a mistake, OSError for what the machine lacks.
+    """
+    needs = Needs()
+    check_space(space, options, files, see=needs.add)
+    needs.check(elsewhere=options.backend != "local")
 
 
 def gpu_count() -> int:
@@ -112,5 +124,5 @@ def sync_trials(folder: Path) -> bool:
 
 JOBS: dict[str, Callable[..., Any]] = {
     job.__name__: job
-    for job in (check_space, gpu_count, run_trial, sync_trials, test_trial, track_sweep, write)
+    for job in (check_points, gpu_count, run_trial, sync_trials, test_trial, track_sweep, write)
 }

@@ -4,15 +4,20 @@ import multiprocessing
 import os
 import signal
 import sys
+import traceback
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal
 
-from experiments.cli import one_line
+from experiments.cli import UserError, one_line
 
 Job = Literal[  # by name: whoever asks for one need not import what it takes
-    "check_space", "gpu_count", "run_trial", "sync_trials", "test_trial", "track_sweep", "write"
+    "check_points", "gpu_count", "run_trial", "sync_trials", "test_trial", "track_sweep", "write"
 ]
+
+
+class Defect(Exception):
+    """A job broke in a way that is no mistake of the user's; its traceback stands in the notes."""
 
 
 class Server:
@@ -33,7 +38,8 @@ class Server:
     def call(self, job: Job, *args: Any, **options: Any) -> Any:
         """Do a job in a process of its own and return what it returns.
 
-        Raises ValueError with the message of what it raised, or OSError where the process died.
+        Raises what it raised: a mistake or trouble of the machine under its own name, anything else as
+        `Defect`; OSError where the process died.
         """
         ours, theirs = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_answer, args=(theirs, job, args, options))
@@ -48,8 +54,8 @@ class Server:
             if sys.exc_info()[0] is not None and process.is_alive():
                 process.kill()
         process.join()
-        if kind == "error":
-            raise ValueError(content)
+        if kind != "value":
+            raise content
         return content
 
 
@@ -66,4 +72,14 @@ def _answer(pipe: Connection, job: Job, args: tuple[Any, ...], options: dict[str
     try:
         pipe.send(("value", work(job, *args, **options)))
     except Exception as error:
-        pipe.send(("error", one_line(error)))
+        pipe.send(("error", _sendable(job, error)))
+
+
+def _sendable(job: Job, error: Exception) -> Exception:
+    """Return an error that another process can raise, of the kind that its exit code follows from."""
+    for kind in (UserError, FileNotFoundError, OSError, MemoryError, ValueError):
+        if isinstance(error, kind):
+            return kind(one_line(error))
+    defect = Defect(f"{job}: {type(error).__name__}: {one_line(error)}")
+    defect.add_note("".join(traceback.format_exception(error)))
+    return defect

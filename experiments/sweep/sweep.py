@@ -48,7 +48,7 @@ def sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, *, co
             home.open(identity)  # now, for the checks take seconds
         tracked = records(cfg)
         server = Server(tracked=tracked)
-        server.call("check_space", space, options, **files)
+        server.call("check_points", space, options, files)
         backend = _backend(server, options, space, cfg, files, home)
         home.open(identity)
     with home:
@@ -93,6 +93,11 @@ def _laws(options: SweepSettings, space: Space, cfg: DictConfig) -> None:
         )
     if options.sampler == "grid" and options.add_trials:
         raise ValueError("sweep.add_trials is for a search: a grid runs all of its points")
+    for key in ("sweep.n_trials", "sweep.sampler_seed"):
+        if options.sampler == "grid" and key in space.fixed:
+            raise ValueError(
+                f"{key} is for a search, and a grid runs all of its points: sweep.sampler=random takes some"
+            )
     if options.sampler != "grid" and not space.searched:
         raise ValueError(f"sweep.sampler={options.sampler} needs something to search besides the seed")
     if options.sampler == "cmaes":

@@ -160,13 +160,19 @@ MISTAKES = {
 @pytest.mark.parametrize("more", [[], ["optimizer.weight_decay=range(0,50)", "seed=range(50)"]])
 def test_one_wrong_point_among_few_or_many_is_found(argument: str, more: list[str]):
     with pytest.raises(ValueError, match=MISTAKES[argument]):
-        check_space(space_of(*TINY, argument, *more), GRID, **FILES)
+        check_space(space_of(*TINY, argument, *more), GRID, FILES)
 
 
 def test_a_law_that_ties_two_areas_is_found_in_a_large_space():
     large = ["optimizer.weight_decay=range(0,50)", "seed=range(50)", "trainer.epochs=3,9"]
     with pytest.raises(ValueError, match="scheduler.warmup_epochs must be .* 3.* got 5"):
-        check_space(space_of(*TINY, *large, "scheduler=cosine", "scheduler.warmup_epochs=0,5"), GRID, **FILES)
+        check_space(space_of(*TINY, *large, "scheduler=cosine", "scheduler.warmup_epochs=0,5"), GRID, FILES)
+
+
+def test_a_law_that_ties_augmentation_and_training_is_found_in_a_large_space():
+    large = ["optimizer.weight_decay=range(0,300)", "aug=none,flip", "trainer.alternating_flip=false,true"]
+    with pytest.raises(ValueError, match=r"alternating_flip is in place of .* aug=flip trainer"):
+        check_space(space_of(*TINY, *large), GRID, FILES)
 
 
 @pytest.mark.parametrize(
@@ -182,9 +188,17 @@ def test_a_law_that_ties_two_areas_is_found_in_a_large_space():
     ],
 )
 def test_every_point_must_be_fit_to_be_chosen(argument: str, options: dict, law: str):
-    check_space(space_of(*TINY, argument), GRID, **FILES)
     with pytest.raises(ValueError, match=law):
-        check_space(space_of(*TINY, argument), dataclasses.replace(GRID, **options), **FILES)
+        check_space(space_of(*TINY, argument), dataclasses.replace(GRID, **options), FILES)
+
+
+@pytest.mark.parametrize("more", [[], ["optimizer.weight_decay=range(0,300)"]])
+def test_accuracies_of_test_and_of_validation_pictures_are_not_swept_together(more: list[str]):
+    law = "data.val_size must be 0 at all points .* it is 0 at .*val_size=0.* but not at .*val_size=0.5"
+    with pytest.raises(ValueError, match=law):
+        check_space(space_of(*TINY, "data.val_size=0,0.5", *more), GRID, FILES)
+    check_space(space_of(*TINY, "data.val_size=0", "seed=0,1"), GRID, FILES)
+    check_space(space_of(*TINY, "data.val_size=0.2,0.5"), GRID, FILES)
 
 
 @pytest.mark.parametrize("preset", ["sweep_lr_wd", "sweep_augmentation", "sweep_models"])
@@ -195,4 +209,4 @@ def test_presets_of_sweeps_are_in_order(preset: str):
     arguments = [f"{key}={value}" for key, value in params.items()]
     space = space_of(f"experiment={preset}", *arguments)
     assert space.size > 2
-    check_space(space, GRID, **FILES)
+    check_space(space, GRID, FILES)

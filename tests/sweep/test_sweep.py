@@ -7,8 +7,11 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from experiments.config.compose import compose
+from experiments.config.values import settings
 from experiments.files import CONF
-from experiments.sweep.sweep import records
+from experiments.sweep.sweep import _chosen, records
+from tests.sweep.conftest import TINY, space_of
 
 OWN = """
 class Silent: ...
@@ -43,3 +46,13 @@ def test_the_tracker_itself_says_whether_it_records(
     security = {"allowed_targets": ["sweep_tracker."]}
     assert records(OmegaConf.create({"tracking": {"_target_": tracker}, "security": security})) is answer
     assert "sweep_forbidden" not in sys.modules
+
+
+@pytest.mark.parametrize("word", ["sweep.n_trials=3", "sweep.sampler_seed=1", "sweep.add_trials=1"])
+def test_what_only_a_search_heeds_is_refused_for_a_grid(word: str):
+    cfg = compose([*TINY, word])
+    options = settings(cfg).sweep
+    with pytest.raises(ValueError, match=f"{word.split('=')[0]} is for a search"):
+        _chosen(options, space_of(*TINY, word, "optimizer.lr=0.1,0.2"), cfg)
+    chosen = _chosen(options, space_of(*TINY, word, "optimizer.lr=interval(0.1,0.2)"), cfg)
+    assert (chosen.sampler, chosen.test) == ("tpe", "best")
