@@ -119,7 +119,7 @@ def stamps(archive: Archive, path: Path) -> list[FileStamp]:
     for file in files:
         if not file.is_file():
             raise FileNotFoundError(f"{archive.title} is incomplete, {file} is missing")
-    return [FileStamp(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return [FileStamp.of(file.name, file.stat()) for file in files]
 
 
 def decode(archive: Archive, path: Path) -> Decoded:

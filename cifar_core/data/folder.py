@@ -1,28 +1,33 @@
-"""Pictures in class folders, `train/<class>/*.png` and `test/<class>/*.png`, of any size and mode."""
+"""Pictures in class folders, with split folders above them or without: listed, then decoded."""
 
+import difflib
 import os
-from collections.abc import Iterator
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from cifar_core.data import layout
 from cifar_core.data.cache import Decoded, FileStamp, Pictures
+from cifar_core.data.picture import FULL, PLAIN, DepthError, Reading, is_picture, read_picture
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 CHUNK = 256  # pictures a thread decodes before it reports back
 SHOWN = 5  # broken pictures named in an error
+DARK = FULL // 4  # a set of 16-bit pictures that stays below has less than 64 of 256 grey levels left
+JUNK = ("thumbs.db", "desktop.ini")  # left by Windows
 
 
 @dataclass(frozen=True)
 class Listing:
     """The picture files of one split, class by class, sorted."""
 
-    files: list[FileStamp]  # names relative to the folder's root
-    labels: list[int]
+    files: list[FileStamp] = field(default_factory=list)  # names relative to the folder's root
+    labels: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -30,96 +35,245 @@ class Folder:
     """What `scan` found."""
 
     root: Path
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # NFC, sorted
     train: Listing
     test: Listing | None
+    val: Listing | None = None
+    passed: Mapping[str, int] = field(default_factory=dict)  # files in class folders not read, by suffix
+    notes: tuple[str, ...] = ()  # what a user should know of it, a line each
+
+    @property
+    def splits(self) -> dict[str, Listing]:
+        """The splits that have a folder of their own."""
+        some = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: listing for name, listing in some.items() if listing is not None}
 
     @property
     def files(self) -> list[FileStamp]:
-        """The files of both splits."""
-        return self.train.files + (self.test.files if self.test else [])
+        """The files of all splits, in the order of the cache's key."""
+        return self.train.files + [
+            file for listing in (self.test, self.val) if listing is not None for file in listing.files
+        ]
 
 
-def scan(root: Path) -> Folder:
-    """List the pictures below `root`: `train/` and perhaps `test/`, or class folders directly (all train).
+def scan(root: Path, *, judge: bool = False) -> Folder:
+    """List the pictures below `root`: of its split folders, or class folders directly (all train).
 
-    Hidden names and files that are no pictures are passed over. Raises `FileNotFoundError` for an absent
-    root or one without pictures, `ValueError` for class folders that do not make sense; both name the path.
+    Hidden names are passed over in silence, other files that are no pictures are counted. To `judge` a
+    network, the test folder alone is listed, or the validation folder where there is neither test nor
+    train, or all class folders as test where there are no splits; one class is enough, train is empty.
+    Raises `FileNotFoundError` for an absent root or one without pictures, `ValueError` for folders that do
+    not make sense; both name the path.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"data.root must be a folder of class folders with pictures, got {root}")
-    if (root / "test").is_dir() and not (root / "train").is_dir():
-        raise FileNotFoundError(f"data.root has a test folder but no train folder: {root}")
-    train = root / "train" if (root / "train").is_dir() else root
-    classes = _classes(train)
-    if len(classes) < 2:
-        raise ValueError(f"{train} must hold at least 2 class folders, got {len(classes)}: {classes}")
-    test = root / "test"
-    if not test.is_dir():
-        return Folder(root, tuple(classes), _list_split(train, classes, root), None)
-    missing, extra = sorted(set(classes) - set(_classes(test))), sorted(set(_classes(test)) - set(classes))
-    if missing or extra:
-        raise ValueError(f"{test} must hold the classes of {train}: missing {missing}, unknown {extra}")
-    return Folder(root, tuple(classes), _list_split(train, classes, root), _list_split(test, classes, root))
-
-
-def decode(folder: Folder, image_size: int) -> Decoded:
-    """Decode all pictures to RGB, each resized whole to `image_size` squared (antialiased bilinear).
-
-    The aspect ratio is not kept, nothing is cropped; a picture of that size stays as it is. Alpha is
-    dropped, EXIF orientation applied, of an animation the first frame taken. Shows a progress bar on a
-    terminal. Raises `OSError` naming the first broken pictures and their number.
-    """
-    train = _decode_listing(folder.root, folder.train, image_size)
-    test = None if folder.test is None else _decode_listing(folder.root, folder.test, image_size)
-    return Decoded(folder.classes, train, test)
-
-
-def _classes(split: Path) -> list[str]:
-    return sorted(e.name for e in os.scandir(split) if e.is_dir() and not e.name.startswith("."))
-
-
-def _list_split(split: Path, classes: list[str], root: Path) -> Listing:
-    listed = [sorted(_pictures(split / c, (split / c).relative_to(root).as_posix() + "/")) for c in classes]
-    empty = [name for name, files in zip(classes, listed, strict=True) if not files]
-    if len(empty) == len(classes):
-        raise FileNotFoundError(f"{split} holds no pictures ({' '.join(SUFFIXES)}) in its class folders")
-    if empty:
-        raise ValueError(f"every class folder of {split} must hold pictures, got empty ones: {empty}")
-    return Listing(
-        files=[file for files in listed for file in files],
-        labels=[label for label, files in enumerate(listed) for _ in files],
+    found = layout.find(root, judge=judge)
+    passed: Counter[str] = Counter()
+    folders = {
+        split: _classes(path)
+        for split, path in (("train", found.train), ("val", found.val), ("test", found.test))
+        if path is not None
+    }
+    first = next(iter(folders))
+    classes = tuple(sorted(folders[first]))
+    if len(classes) < (1 if judge and first == "test" else 2):
+        raise ValueError(_too_few(getattr(found, first), classes, found.train == root))
+    for split in folders.keys() - {first}:
+        _check_known(getattr(found, split), folders[split], getattr(found, first), classes)
+    notes: list[str] = []
+    splits = {split: _list_split(root, some, classes, passed) for split, some in folders.items()}
+    for split, listing in splits.items():
+        lacking = [name for label, name in enumerate(classes) if label not in set(listing.labels)]
+        path = getattr(found, split)
+        if len(lacking) == len(classes):
+            raise FileNotFoundError(f"{path} holds no pictures in its class folders{_told(passed)}")
+        if lacking and split == "train":
+            raise ValueError(
+                f"every class folder of {path} must hold pictures, got empty ones: {lacking}{_told(passed)}"
+            )
+        if lacking and not judge:
+            notes.append(
+                f"{path} has no pictures of {len(lacking)} of {len(classes)} classes: {_some(lacking)}"
+            )
+    return Folder(
+        root,
+        classes,
+        splits.get("train", Listing()),
+        splits.get("test"),
+        splits.get("val"),
+        dict(passed),
+        (*_layout_notes(root, found), *notes, *_passed_note(passed)),
     )
 
 
-def _pictures(folder: Path, prefix: str) -> Iterator[FileStamp]:
-    with os.scandir(folder) as scanned:
-        entries = [entry for entry in scanned if not entry.name.startswith(".")]
-    for entry in entries:
-        is_picture = entry.name.lower().endswith(SUFFIXES)
-        if entry.is_dir() and is_picture:
-            raise ValueError(f"{entry.path} has the name of a picture but is a folder")
-        if entry.is_dir():
-            yield from _pictures(Path(entry.path), f"{prefix}{entry.name}/")
-        elif is_picture:
-            stat = entry.stat()
-            yield FileStamp(prefix + entry.name, stat.st_size, stat.st_mtime_ns)
+def pictures_below(folder: Path) -> tuple[list[Path], dict[str, int]]:
+    """Return all pictures below a folder, sorted, and how many other files there are by suffix.
+
+    Hidden names are passed over in silence, links to folders are followed. Raises ValueError for a link to
+    a folder that it lies in.
+    """
+    passed: Counter[str] = Counter()
+    return sorted(folder / file.name for file in _pictures(folder, "", passed, ())), dict(passed)
 
 
-def _decode_listing(root: Path, listing: Listing, image_size: int) -> Pictures:
+def passed_over(passed: Mapping[str, int]) -> str:
+    """Say what was passed over, most first: `3 .txt, 1 .heic`; empty for nothing."""
+    return ", ".join(
+        f"{n} {what}" for what, n in sorted(passed.items(), key=lambda item: (-item[1], item[0]))
+    )
+
+
+def decode(folder: Folder, image_size: int, reading: Reading = PLAIN) -> Decoded:
+    """Decode all pictures to RGB, each resized whole to `image_size` squared (antialiased bilinear).
+
+    The aspect ratio is not kept, nothing is cropped; a picture of that size stays as it is. EXIF orientation
+    is applied, of an animation the first frame taken; docs/data.md has the laws of depth and alpha. Shows a
+    progress bar on a terminal. Raises `OSError` naming the first broken pictures and their number,
+    `ValueError` for 16-bit pictures that would lose most of their grey levels.
+    """
+    decoded, highest = {}, 0.0
+    for split, listing in folder.splits.items():
+        decoded[split], brightest = _decode_listing(folder.root, listing, image_size, reading)
+        highest = max(highest, brightest)
+    if 0 < highest <= DARK and not reading.white:
+        enough = 2 ** int(highest).bit_length() - 1
+        raise ValueError(
+            f"the 16-bit pictures of {folder.root} reach {highest:.0f} of {FULL}, so at most "
+            f"{int(highest) // 256 + 1} of 256 grey levels would be left: give data.white={enough} if "
+            f"that is white in them, or data.white={FULL} if they are as dark as that"
+        )
+    return Decoded(folder.classes, decoded["train"], decoded.get("test"), decoded.get("val"))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def _told(passed: Mapping[str, int]) -> str:
+    return f"; passed over: {passed_over(passed)}" if passed else ""
+
+
+def _passed_note(passed: Mapping[str, int]) -> Iterator[str]:
+    if passed:
+        yield f"passed over in class folders: {passed_over(passed)}"
+
+
+def _layout_notes(root: Path, found: layout.Layout) -> Iterator[str]:
+    named = [(s, getattr(found, s)) for s in ("train", "val", "test") if getattr(found, s) is not None]
+    if any(path != root and path != root / split for split, path in named):
+        told = ", ".join(f"{path.relative_to(root).as_posix()}/ is {split}" for split, path in named)
+        yield f"splits of {root}: {told}"
+    if found.unread:
+        yield f"not read, beside the splits of {root}: {_some([f'{name}/' for name in found.unread])}"
+    for name, count in found.beside.items():
+        yield f"not read: {count} pictures of {root / name} that lie in no class folder"
+
+
+def _too_few(path: Path, classes: Sequence[str], flat: bool) -> str:
+    below = layout.subfolders(path / classes[0]) if flat and classes else []
+    hint = f"; is it data.root={path / classes[0]}?" if len(below) > 1 else ""
+    return f"{path} must hold at least 2 class folders, got {len(classes)}: {list(classes)}{hint}"
+
+
+def _classes(split: Path) -> dict[str, Path]:
+    """Return {class: its folder}; names are composed (NFC), as macOS and Linux write é in two ways."""
+    classes: dict[str, Path] = {}
+    for folder in layout.subfolders(split):
+        name = unicodedata.normalize("NFC", folder.name)
+        if name in classes:
+            raise ValueError(
+                f"{split} has two folders for the class {name}, spelt in two Unicode forms: join them"
+            )
+        classes[name] = folder
+    return classes
+
+
+def _check_known(path: Path, names: Mapping[str, Path], train: Path, classes: Sequence[str]) -> None:
+    unknown = sorted(names.keys() - set(classes))
+    if unknown:
+        folded = {name.casefold(): name for name in classes}
+        close = folded.get(unknown[0].casefold()) or next(
+            iter(difflib.get_close_matches(unknown[0], classes, n=1)), ""
+        )
+        hint = f"; {unknown[0]!r} is {close!r} there?" if close else ""
+        raise ValueError(f"{path} must hold the classes of {train}: unknown {unknown}{hint}")
+
+
+def _list_split(
+    root: Path, folders: Mapping[str, Path], classes: Sequence[str], passed: Counter[str]
+) -> Listing:
+    listing = Listing()
+    for label, name in enumerate(classes):
+        if name in folders:
+            path = folders[name]
+            prefix = path.relative_to(root).as_posix() + "/"
+            files = sorted(_pictures(path, prefix, passed, (_identity(root), _identity(path.parent))))
+            listing.files.extend(files)
+            listing.labels.extend([label] * len(files))
+    return listing
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    stat = folder.stat()
+    return stat.st_dev, stat.st_ino
+
+
+def _pictures(
+    folder: Path, prefix: str, passed: Counter[str], above: tuple[tuple[int, int], ...]
+) -> Iterator[FileStamp]:
+    """Yield the pictures below a folder; ``above`` tells the folders that it lies in."""
+    here = _identity(folder)
+    if here in above:
+        raise ValueError(f"{folder} is a link to a folder that it lies in: remove it")
+    for entry in layout.visible(folder):
+        name = entry.name
+        if layout.is_folder(entry):
+            if is_picture(name):
+                raise ValueError(f"{entry.path} has the name of a picture but is a folder")
+            yield from _pictures(folder / name, f"{prefix}{name}/", passed, (*above, here))
+        elif is_picture(name) and (stat := _stat(entry)):
+            yield FileStamp.of(prefix + name, stat)
+        elif name.lower() not in JUNK:
+            passed[
+                "that are no files" if is_picture(name) else Path(name).suffix.lower() or "without suffix"
+            ] += 1
+
+
+def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Return the stamp of a file, and of a link that leads nowhere, which decoding will name; else None."""
+    try:
+        return (
+            entry.stat()
+            if entry.is_file()
+            else None
+            if os.path.exists(entry.path)
+            else entry.stat(follow_symlinks=False)
+        )
+    except OSError:  # a link to itself
+        return entry.stat(follow_symlinks=False)
+
+
+def _decode_listing(
+    root: Path, listing: Listing, image_size: int, reading: Reading
+) -> tuple[Pictures, float]:
+    """Return the pictures and the highest value of those of 16 bits."""
     names = tuple(file.name for file in listing.files)
     images = np.empty((len(names), 3, image_size, image_size), dtype=np.uint8)
+    highest = np.zeros(len(names))
 
     def decode_chunk(start: int) -> list[str]:
         broken = []
         for i in range(start, min(start + CHUNK, len(names))):
             try:
-                images[i] = decode_picture(root / names[i], image_size)
+                images[i], highest[i] = read_picture(root / names[i], image_size, reading)
+            except DepthError as error:
+                lawless.append(f"{root / names[i]}: {error}")
             except Exception as error:  # Pillow's decoders raise whatever a damaged file drives them to
                 broken.append(f"{root / names[i]} ({error})")
         return broken
 
     broken: list[str] = []
+    lawless: list[str] = []
     starts = range(0, len(names), CHUNK)
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
@@ -128,27 +282,9 @@ def _decode_listing(root: Path, listing: Listing, image_size: int) -> Pictures:
         for start, failed in zip(starts, pool.map(decode_chunk, starts), strict=True):
             broken += failed
             bar.update(min(CHUNK, len(names) - start))
+    if lawless:
+        raise ValueError(f"{len(lawless)} of {len(names)} pictures cannot be scaled, as {min(lawless)}")
     if broken:
         shown = "; ".join(broken[:SHOWN]) + ("; ..." if len(broken) > SHOWN else "")
         raise OSError(f"{len(broken)} of {len(names)} pictures cannot be read: {shown}")
-    return Pictures(images, np.array(listing.labels, dtype=np.int64), names)
-
-
-def decode_picture(path: Path, image_size: int) -> np.ndarray:
-    """Read one picture as uint8 (3, image_size, image_size)."""
-    with Image.open(path) as opened:
-        ImageOps.exif_transpose(opened, in_place=True)
-        picture = _rgb(opened)
-    if picture.size != (image_size, image_size):
-        picture = picture.resize((image_size, image_size), Image.Resampling.BILINEAR)
-    return np.asarray(picture).transpose(2, 0, 1)
-
-
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode == "F":
-        raise ValueError("float pictures have no defined range; save them with 8 or 16 bits")
-    if picture.mode.startswith("I"):  # 16 bits a sample, which convert() would clip at 255
-        picture = Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8))
-    if picture.mode == "P":
-        picture = picture.convert("RGBA")  # Pillow warns of palettes with alpha that go straight to RGB
-    return picture.convert("RGB")
+    return Pictures(images, np.array(listing.labels, dtype=np.int64), names), highest.max(initial=0)

@@ -43,6 +43,9 @@ class DataSettings:
     cache: str = field(default_factory=lambda: os.environ.get("CIFAR_CACHE", "~/.cache/cifar/decoded"))
     download: bool = True  # fetch what is missing from the network
     image_size: int = 32  # pixels a side; other sizes are resized once
+    # What transparent pictures of a folder are laid over, per channel, 0-255.
+    background: list[int] = field(default_factory=lambda: [255, 255, 255])
+    white: float = 0  # the value that is white in pictures of more than 8 bits; 0 = as the file type says
     mean: list[float] = field(default_factory=lambda: [125.3, 123.0, 113.9])  # per channel, 0-255
     std: list[float] = field(default_factory=lambda: [63.0, 62.1, 66.7])  # per channel, 0-255
     val_size: float = 5000  # split off the training set; below 1 a share, else a number of pictures; 0 = none
@@ -57,6 +60,8 @@ class DataSettings:
         cache: str | None = None,
         download: bool | None = None,
         image_size: int | None = None,
+        background: Sequence[int] | None = None,
+        white: float | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         val_size: float | None = None,
@@ -70,6 +75,8 @@ class DataSettings:
             "cache": cache,
             "download": download,
             "image_size": image_size,
+            "background": background,
+            "white": white,
             "mean": mean,
             "std": std,
             "val_size": val_size,
@@ -84,9 +91,19 @@ class DataSettings:
         law(bool(self.root), "data.root", "a folder", self.root)
         law(bool(self.cache), "data.cache", "a folder", self.cache)
         law(self.image_size >= 8, "data.image_size", "at least 8", self.image_size)
-        for key, values in (("data.mean", self.mean), ("data.std", self.std)):
+        for key in ("background", "mean", "std"):
+            values, key = getattr(self, key), f"data.{key}"
             law(len(values) == 3, key, "three numbers, one a channel", list(values))
             law(all(0 <= v <= 255 for v in values), key, "between 0 and 255", list(values))
+        law(self.white >= 0, "data.white", "0 or above", self.white)
+        files = self.source == "folder"
+        law(
+            files or list(self.background) == [255] * 3,
+            "data.background",
+            "left out but with data=folder",
+            list(self.background),
+        )
+        law(files or not self.white, "data.white", "left out but with data=folder", self.white)
         law(all(v > 0 for v in self.std), "data.std", "above 0", list(self.std))
         _share_or_count("data.val_size", self.val_size)
         _share_or_count("data.test_size", self.test_size)

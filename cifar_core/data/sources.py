@@ -1,5 +1,6 @@
 """Loads a source's pictures and splits them; a source is a function."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,41 +12,91 @@ from torch.nn import functional as F
 
 from cifar_core.data import cifar, folder
 from cifar_core.data.cache import Decoded, Pictures, cached, fingerprint
+from cifar_core.data.picture import PLAIN, Reading
 from cifar_core.data.settings import DataSettings
-from cifar_core.data.split import Data, Split, split_off
+from cifar_core.data.split import Data, Split, is_drawn, split_off
 
 TEST_SPLIT_SEED = 0  # the same test set for everyone, whatever data.split_seed splits off as val
 
 log = logging.getLogger(__name__)
 
 
-def load_data(settings: DataSettings) -> Data:
+def load_data(settings: DataSettings, *, judge: bool = False) -> Data:
     """Load a source's pictures on the CPU and split them.
 
     May download, and writes decoded pictures to `data.cache`. Images may be memory-mapped copy-on-write.
+    To `judge` a network, a folder needs nothing to train on: see `cifar_core.data.folder.scan`; where it has
+    no train folder, train and val are empty.
     Raises `FileNotFoundError` for absent data, `OSError` for damaged files or an unwritable cache,
     `ValueError` for class folders or split sizes that do not work.
     """
-    decoded, stamp = LOADERS[settings.source](settings)
-    labels = decoded.train.labels
-    own, test = np.arange(len(labels)), decoded.test
-    if test is None:
-        own, rest = split_off(labels, settings.test_size, TEST_SPLIT_SEED, key="data.test_size")
-        if not len(rest):
+    loader = _folder_to_judge if judge and settings.source == "folder" else LOADERS[settings.source]
+    decoded, stamp = loader(settings)
+    pictures, labels = decoded.train, decoded.train.labels
+    own = np.arange(len(labels))
+    val = test = np.arange(0)
+    drawn = False
+    if decoded.test is None:
+        own, test = _off(own, labels, settings.test_size, TEST_SPLIT_SEED, "test")
+        drawn = is_drawn(labels, settings.test_size)
+        if not len(test):
             raise ValueError(
                 f"data.test_size must be above 0, as {settings.source} has no test set here, got 0"
             )
-    train, val = split_off(labels[own], settings.val_size, settings.split_seed, key="data.val_size")
+    if decoded.val is None and len(own):
+        drawn |= is_drawn(labels[own], settings.val_size)
+        own, val = _off(own, labels, settings.val_size, settings.split_seed, "val")
+    elif decoded.val is not None and settings.val_size == 0:  # no validation split: all are for training
+        own = np.concatenate([own, len(labels) + np.arange(len(decoded.val.labels))])
+        pictures = _joined(pictures, decoded.val)
+    own_val = decoded.val is not None and settings.val_size > 0
     return Data(
         source=settings.source,
         classes=decoded.classes,
-        train=_split(decoded.train, own[train]),
-        val=_split(decoded.train, own[val]),
-        test=_split(decoded.train, rest) if test is None else _split(test, np.arange(len(test.labels))),
+        train=_split(pictures, own),
+        val=_whole(decoded.val) if decoded.val is not None and own_val else _split(decoded.train, val),
+        test=_split(decoded.train, test) if decoded.test is None else _whole(decoded.test),
         mean=triple(settings.mean),
         std=triple(settings.std),
-        fingerprint=stamp,
+        fingerprint=_of_drawn(stamp) if drawn else stamp,
     )
+
+
+def _off(
+    own: np.ndarray, labels: np.ndarray, size: float, seed: int, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split positions in two; say how many classes have none in the part split off."""
+    rest, off = split_off(labels[own], size, seed, key=f"data.{name}_size")
+    classes, lacking = np.unique(labels[own]), np.setdiff1d(labels[own], labels[own[off]])
+    if len(off) and len(lacking):
+        log.warning(
+            "%d of %d classes have no %s picture: data.%s_size=%g takes %d of %d pictures, and a lot says "
+            "which classes of few give one",
+            len(lacking),
+            len(classes),
+            name,
+            name,
+            size,
+            len(off),
+            len(own),
+        )
+    return own[rest], own[off]
+
+
+def _of_drawn(stamp: str) -> str:
+    """Return another fingerprint for splits with a lot: earlier versions split these pictures otherwise."""
+    return hashlib.blake2b(f"{stamp} drawn".encode(), digest_size=8).hexdigest()
+
+
+def _joined(first: Pictures, second: Pictures) -> Pictures:
+    names = None if first.names is None or second.names is None else first.names + second.names
+    return Pictures(
+        np.concatenate([first.images, second.images]), np.concatenate([first.labels, second.labels]), names
+    )
+
+
+def _whole(pictures: Pictures) -> Split:
+    return _split(pictures, np.arange(len(pictures.labels)))
 
 
 def resize(images: np.ndarray, image_size: int) -> np.ndarray:
@@ -73,19 +124,43 @@ def _cifar(settings: DataSettings) -> tuple[Decoded, str]:
 
 
 def _folder(settings: DataSettings) -> tuple[Decoded, str]:
-    root = Path(settings.root).expanduser()
-    listed = folder.scan(root)
+    return _pictures_of(settings, folder.scan(Path(settings.root).expanduser()))
+
+
+def _folder_to_judge(settings: DataSettings) -> tuple[Decoded, str]:
+    return _pictures_of(settings, folder.scan(Path(settings.root).expanduser(), judge=True))
+
+
+def _pictures_of(settings: DataSettings, listed: folder.Folder) -> tuple[Decoded, str]:
+    for note in listed.notes:
+        log.warning("%s", note)
     if listed.test is None:
         amount = f"{settings.test_size:.0%}" if settings.test_size < 1 else f"{settings.test_size:g}"
-        log.info("no test folder in %s: %s of the pictures split off as test set", root, amount)
+        log.info("no test folder in %s: %s of the pictures split off as test set", listed.root, amount)
+    if listed.val is not None:
+        use = "the validation split" if settings.val_size else "trained on too, as data.val_size=0 asks"
+        log.info(
+            "validation folder in %s: its %d pictures are %s; data.val_size splits off none",
+            listed.root,
+            len(listed.val.labels),
+            use,
+        )
+    reading = reads(settings)
     return cached(
         _cache(settings),
         settings.source,
-        root,
+        listed.root,
         settings.image_size,
         listed.files,
-        lambda: folder.decode(listed, settings.image_size),
+        lambda: folder.decode(listed, settings.image_size, reading),
+        reading="" if reading == PLAIN else repr(reading),
     )
+
+
+def reads(settings: DataSettings) -> Reading:
+    """Return how picture files are read."""
+    red, green, blue = (int(value) for value in settings.background)
+    return Reading((red, green, blue), float(settings.white))
 
 
 def _digits(settings: DataSettings) -> tuple[Decoded, str]:

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from cifar_core.history import Row
-from experiments.config.renamed import renew
+from experiments.config.renamed import completed, renew
 from experiments.files import read_json
 from experiments.runs.folder import HARMLESS, past
 from experiments.runs.read import history, predictions
@@ -135,7 +135,7 @@ def _read(folder: Path) -> Run:
     words = yaml.safe_load(overrides.read_text()) if overrides.exists() else []
     environment = read_json(folder / "environment.json")
     result = Result.read(folder) or Result(status="unfinished")
-    flat = {key: value for key, value in past(renew(config)).items() if key not in APART}
+    flat = {key: value for key, value in completed(past(renew(config))).items() if key not in APART}
     data = environment.get("data", "")
     return Run(
         folder=folder,

@@ -1,4 +1,4 @@
-"""What names of earlier versions are called now; no other place knows the old ones."""
+"""What names of earlier versions are called now, and keys that came later: no other place knows them."""
 
 import functools
 import logging
@@ -12,6 +12,11 @@ TARGETS = {  # what a `_target_` begins with: old -> new
     "cifar_core.schedules.": "cifar_core.train.schedules.",
     "experiments.tracking.MlflowTracker": "experiments.tracking.mlflow_tracker.MlflowTracker",
     "experiments.tracking.NoTracker": "experiments.tracking.tracker.NoTracker",
+}
+
+ADDED = {  # keys that came later, as they are written flat: what a configuration without them means
+    "data.background": "[255, 255, 255]",  # pictures with alpha were read otherwise; their fingerprint tells
+    "data.white": "0.0",
 }
 
 log = logging.getLogger(__name__)
@@ -33,6 +38,12 @@ def renew(values: Any) -> Any:
             for key, value in values.items()
         }
     return [renew(value) for value in values] if isinstance(values, list) else values
+
+
+def completed(flat: Mapping[str, str]) -> dict[str, str]:
+    """Return a saved configuration, flat, with the keys that came later where it has their groups."""
+    groups = {key.partition(".")[0] for key in flat}
+    return {key: value for key, value in ADDED.items() if key.partition(".")[0] in groups} | dict(flat)
 
 
 def renew_config(cfg: DictConfig, *, tell: bool = False) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import yaml
 
-from experiments.config.renamed import renew
+from experiments.config.renamed import completed, renew
 from experiments.files import flatten, own, write_json, write_text
 
 CHECKPOINTS = ("best", "last")  # names of those that may be read back
@@ -114,7 +114,7 @@ class RunFolder:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _compare(self, saved: dict[str, Any], values: dict[str, Any]) -> None:
-        before, now = past(renew(saved)), past(values)
+        before, now = completed(past(renew(saved))), completed(past(values))
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
         if changed:
             pairs = ", ".join(f"{key}={before.get(key)}, got {now.get(key)}" for key in changed[:5])

@@ -99,7 +99,9 @@ def _configuration(folder: Path, overrides: Sequence[str]) -> DictConfig:
     cfg = compose_saved(folder, [word for word in overrides if word not in sum(of_anew.values(), [])])
     for group, words in of_anew.items():
         if group == "data":
-            kept = (f"data.{key}={cfg.data[key]}" for key in ("image_size", "mean", "std"))
+            kept = [f"data.{key}={cfg.data[key]}" for key in ("image_size", "mean", "std")]
+            if cfg.data.source == "folder" and "data=folder" in words:
+                kept += [f"data.{key}={cfg.data[key]}" for key in ("background", "white")]
             words = [*kept, *words]  # of two overrides of one key the later one holds
         cfg[group] = compose(words)[group]
     if cfg.analysis.level == "none":

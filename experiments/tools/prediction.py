@@ -1,5 +1,6 @@
 """Tells what a trained network sees in pictures of any size and format."""
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,9 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from cifar_core.data.folder import SUFFIXES, decode_picture
-from cifar_core.data.sources import triple
+from cifar_core.data.folder import passed_over, pictures_below
+from cifar_core.data.picture import Reading, decode_picture
+from cifar_core.data.sources import reads, triple
 from cifar_core.data.split import Data, Split
 from cifar_core.explain.cams import BATCH_SIZE, evidence
 from cifar_core.explain.gradcam import cam_grids
@@ -30,6 +32,8 @@ from experiments.config import build
 from experiments.config.compose import compose_saved
 from experiments.config.values import settings
 from experiments.runs.weights import class_names, trained_model
+
+log = logging.getLogger(__name__)
 
 CHUNK = 512  # pictures decoded and classified at a time
 
@@ -76,17 +80,14 @@ def picture_files(paths: Sequence[Path]) -> list[Path]:
         elif not path.is_dir():
             raise FileNotFoundError(f"{path} is neither a picture file nor a folder")
         else:
-            pictures = sorted(file for file in _walk(path) if file.name.lower().endswith(SUFFIXES))
+            pictures, passed = pictures_below(path)
+            told = f"passed over in {path}: {passed_over(passed)}" if passed else ""
             if not pictures:
-                raise FileNotFoundError(f"{path} holds no pictures ({' '.join(SUFFIXES)})")
+                raise FileNotFoundError(f"{path} holds no pictures; {told}".removesuffix("; "))
+            if told:
+                log.warning(told)
             files |= dict.fromkeys(pictures)
     return list(files)
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(parent, name) for name in names if not name.startswith("."))
 
 
 def predict_files(
@@ -96,10 +97,13 @@ def predict_files(
 
     The first ``sheet_size`` pictures also leave a card with their maps in ``predictor.cards``.
     """
+    reading = reads(settings(predictor.cfg).data)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(files), CHUNK):
             chunk = files[start : start + CHUNK]
-            decoded = list(pool.map(_decoded, chunk, [predictor.data.image_size] * len(chunk)))
+            decoded = list(
+                pool.map(_decoded, chunk, [predictor.data.image_size] * len(chunk), [reading] * len(chunk))
+            )
             good = [row for row, picture in enumerate(decoded) if not isinstance(picture, str)]
             lines: list[list[str]] = []
             if good:
@@ -131,9 +135,9 @@ def _lines(preds: Predictions, classes: Sequence[str]) -> list[list[str]]:
     ]
 
 
-def _decoded(path: Path, size: int) -> np.ndarray | str:
+def _decoded(path: Path, size: int, reading: Reading) -> np.ndarray | str:
     try:
-        return decode_picture(path, size)
+        return decode_picture(path, size, reading)
     except Exception as error:  # Pillow's decoders raise whatever a damaged file drives them to
         return one_line(error)
 
