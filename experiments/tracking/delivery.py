@@ -32,12 +32,22 @@ def warn_once() -> Callable[[str, str], None]:
 class Delivery:
     """Brings one run folder's spool to one store; the tracker's thread and `experiments.sync` both use it.
 
-    Doing it twice adds nothing: `tracking.offset` says what the store has, and what is sent again after a
-    kill, the store keeps once.
+    Doing it twice adds nothing: `tracking.offset` notes what the store was given, the store is asked whether
+    it has that still, and what is sent again, it keeps once.
     """
 
-    def __init__(self, folder: Path, store: Store, warn: Callable[[str, str], None] | None = None) -> None:
-        """Read what `folder` says was delivered to `store`; `warn(kind, text)` tells the user."""
+    def __init__(
+        self,
+        folder: Path,
+        store: Store,
+        warn: Callable[[str, str], None] | None = None,
+        *,
+        again: bool = False,
+    ) -> None:
+        """Read what `folder` says was delivered to `store`; `warn(kind, text)` tells the user.
+
+        A run that a person has deleted in the store is made `again`, as when it is taken up, or left alone.
+        """
         self.folder = folder
         self.store = store
         self.spool = Spool(folder)
@@ -45,7 +55,10 @@ class Delivery:
         self.trouble: str | None = None  # why the last attempt failed
         self.answered = time.monotonic()  # when the store last did something for us
         self.is_open = False  # whether the store has been reached and has a run for this spool
+        self.has_sent = False  # whether there was anything to deliver
+        self._is_settled = False  # whether the store is open and has failed at nothing since
         self._warn = warn or warn_once()
+        self._again = again
         self._lock: BinaryIO | None = None
 
     @property
@@ -77,17 +90,22 @@ class Delivery:
 
     def deliver(self) -> None:
         """Deliver what is new, in order; raises what the store raises and can be called again."""
-        if not self.is_open:
+        if not self._is_settled or self.store.is_stale():
             self._open()
-            self.state.missed = [part for record in self.state.missed for part in self._upload(record)]
+            if self.state.missed:
+                self.has_sent = True
+                self.state.missed = [part for record in self.state.missed for part in self._upload(record)]
             self._save()
+        self._is_settled = False
         for records, end in _batches(self.spool.read(self.state.offset)):
             if records[0]["kind"] in ENTRIES:
                 self._log([entry for record in records for entry in _entries(record)])
             else:
                 self._one(records[0])
             self.state.offset = end
+            self.has_sent = True
             self._save()
+        self._is_settled = True
 
     def lock(self) -> None:
         """Keep other processes from delivering this folder until `close`; BlockingIOError if one does."""
@@ -113,16 +131,37 @@ class Delivery:
         start = self.spool.first("start")
         if start is None:
             raise ValueError(f"{self.spool.path} holds no readable start record")
-        ids = self.store.open(start)
+        ids = self.store.open(start, again=self._again and not self.is_open)
         self.answered = time.monotonic()
         self.state = Delivered.load(self.folder, self.store.uri, start["spool"])
         if ids.run != self.state.run_id:  # new here, or removed there: all of it is sent
+            self.state = Delivered(start["spool"], ids.run, ids.experiment)
+        elif self.state.offset and self.store.lacks(*self._delivered()):
+            log.info("tracking: %s has lost some of run %s: it is sent again", self.store.uri, ids.run)
             self.state = Delivered(start["spool"], ids.run, ids.experiment)
         self.is_open = True
         try:
             self.store.mark_dead_runs()
         except Exception as error:  # a server may forbid to touch the others: not this run's trouble
             self._warn("dead", f"runs whose process is gone were not marked KILLED: {brief(error)}")
+
+    def _delivered(self) -> tuple[list[Entry], set[str], str | None]:
+        """Return what the store is to have by now: entries, files, and how the run has ended if it has."""
+        entries: list[Entry] = []
+        files: set[str] = set()
+        status = None
+        for record, end in self.spool.read():
+            if end > self.state.offset:
+                break
+            if record["kind"] in ENTRIES:
+                entries += _entries(record)
+            elif record["kind"] in ("start", "status"):
+                status = record.get("status")
+            elif record["kind"] == "artifacts" and (self.folder / record["path"]).exists():
+                parts = [part for part in self._parts(record) if part not in self.state.missed]
+                names = [(part["to"], Path(part["path"]).name) for part in parts]
+                files |= {f"{to}/{name}" if to else name for to, name in names}
+        return entries, files, status
 
     def _log(self, entries: Sequence[Entry]) -> None:
         """Send entries together; one that is refused costs only itself."""
@@ -138,7 +177,9 @@ class Delivery:
 
     def _one(self, record: Record) -> None:
         if record["kind"] == "start":
-            self._log([Tag(key, canonical(value)) for key, value in record["tags"].items()])
+            place = {"run_folder": str(self.folder.resolve())} if "run_folder" in record["tags"] else {}
+            tags = record["tags"] | place  # a folder can have been moved since
+            self._log([Tag(key, canonical(value)) for key, value in tags.items()])
             self.store.set_status("RUNNING", record["t"])
         elif record["kind"] == "status":
             self.store.set_status(record["status"], record["t"])

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -17,8 +17,8 @@ from PIL import Image
 
 from experiments.tracking.processes import HOST_TAG, PROCESS_TAG, is_dead
 from experiments.tracking.spool import Record
-from experiments.tracking.sqlite import artifact_root, create_database
-from experiments.tracking.store import Entry, Ids, Missed, Param, Point, Refused, Tag
+from experiments.tracking.sqlite import artifact_root, database_of, identity, open_database
+from experiments.tracking.store import Deleted, Entry, Ids, Missed, Param, Point, Refused, Tag
 from experiments.tracking.uri import brief, public_uri, tracking_uri
 
 if TYPE_CHECKING:  # MLflow reads its environment when it is imported, and that takes seconds
@@ -30,6 +30,8 @@ DATASET_LENGTH, DIGEST_LENGTH = 500, 36
 METRICS_PER_BATCH, PARAMS_PER_BATCH, TAGS_PER_BATCH = 800, 100, 100  # 1000 together
 
 SPOOL_TAG = "tracker.spool"
+
+_opened: dict[str, tuple[int, int]] = {}  # sqlite stores of which MLflow keeps files open, and which files
 
 
 class MlflowStore:
@@ -43,21 +45,50 @@ class MlflowStore:
         self._client: MlflowClient
         self._run_id: str
         self._params: set[str] = set()  # names of those that MLflow has
+        self._file: tuple[int, int] | None = None  # which file an sqlite store was when it was opened
 
     @property
     def uri(self) -> str:
         """Where it is, without passwords."""
         return public_uri(self._uri)
 
-    def open(self, start: Record) -> Ids:
-        """Find the run with the spool id of a start record, or create it."""
+    def open(self, start: Record, *, again: bool) -> Ids:
+        """Find the run of the spool id of a start record, in whatever experiment, or create it."""
         client = connect(self._uri)
-        experiment_id = _find_experiment(client, start["experiment"], self._uri)
-        wanted = f"tags.`{SPOOL_TAG}` = '{start['spool']}'"
-        runs = client.search_runs([experiment_id], wanted, max_results=1)
-        run = runs[0] if runs else _create_run(client, experiment_id, start)
+        path = database_of(self._uri)
+        self._file = identity(path) if path else None
+        run = _find_run(client, start["spool"])
+        if run is not None and run.info.lifecycle_stage == "deleted":
+            if not again:
+                raise _deleted(run)
+            run = None
+        if run is None:
+            experiment_id = _find_experiment(client, start["experiment"], self._uri)
+            run = _create_run(client, experiment_id, start)
         self._client, self._run_id, self._params = client, run.info.run_id, set(run.data.params)
-        return Ids(experiment_id, run.info.run_id)
+        return Ids(run.info.experiment_id, run.info.run_id)
+
+    def is_stale(self) -> bool:
+        """Tell whether the database's file was removed or replaced since `open`."""
+        path = database_of(self._uri)
+        return path is not None and self._file is not None and identity(path) != self._file
+
+    def lacks(self, entries: Sequence[Entry], files: Collection[str], status: str | None) -> bool:
+        """Tell whether MLflow misses names of parameters or tags, points, files, or has another status."""
+        run = self._client.get_run(self._run_id)
+        points = {(clean_name(e.key), e.step, e.t) for e in entries if isinstance(e, Point)}
+        names = {(type(e), clean_name(e.key)) for e in entries if not isinstance(e, Point)}
+        has = {(Param, key) for key in run.data.params} | {(Tag, key) for key in run.data.tags}
+        if names - has or (status is not None and run.info.status != status):
+            return True
+        for key in {key for key, _, _ in points}:
+            points -= {(key, p.step, p.timestamp) for p in self._client.get_metric_history(self._run_id, key)}
+        return bool(points) or bool(set(files) - self._files({file.rpartition("/")[0] for file in files}))
+
+    def _files(self, folders: Collection[str]) -> set[str]:
+        """Return the paths of the artifacts that lie in these folders."""
+        listed = [self._client.list_artifacts(self._run_id, folder or None) for folder in folders]
+        return {each.path for files in listed for each in files}
 
     def page(self, ids: Ids) -> str:
         """Return the run's page: on the server, or where `mlflow ui` will stand once it is started."""
@@ -80,12 +111,8 @@ class MlflowStore:
                 tags[key] = entities.RunTag(key, _cut(entry.value, TAG_LENGTH))
             elif key not in self._params:  # MLflow never changes a parameter and refuses the whole batch
                 params.setdefault(key, entities.Param(key, _cut(entry.value, PARAM_LENGTH)))
-        try:
+        with self._refusals(_called(entries)):
             self._send(metrics, list(params.values()), list(tags.values()))
-        except Exception as error:
-            if not _is_refusal(error):
-                raise
-            raise Refused(f"MLflow refuses {_called(entries)}: {brief(error)}") from error
 
     def log_dataset(self, *, name: str, digest: str, source: str, context: str) -> None:
         """Keep a data set as input of the run; `context` is a tag of the pair."""
@@ -94,12 +121,8 @@ class MlflowStore:
         location = json.dumps({"uri": source})
         dataset = Dataset(name[:DATASET_LENGTH], digest[:DIGEST_LENGTH], "local", location)
         tags = [InputTag("mlflow.data.context", context)]
-        try:
+        with self._refusals(f"the data set {name!r}"):
             self._client.log_inputs(self._run_id, datasets=[DatasetInput(dataset, tags)])
-        except Exception as error:
-            if not _is_refusal(error):
-                raise
-            raise Refused(f"MLflow refuses the data set {name!r}: {brief(error)}") from error
 
     def upload(self, file: Path, folder: str | None) -> None:
         """Upload a file as an artifact."""
@@ -152,12 +175,27 @@ class MlflowStore:
             params, tags = params[PARAMS_PER_BATCH:], tags[TAGS_PER_BATCH:]
 
     @contextmanager
+    def _refusals(self, what: str) -> Iterator[None]:
+        """Raise Refused for content that MLflow does not take, Deleted where it takes nothing for the run."""
+        try:
+            yield
+        except Exception as error:
+            if not _is_refusal(error):
+                raise
+            run = self._client.get_run(self._run_id)
+            if run.info.lifecycle_stage == "deleted":
+                raise _deleted(run) from error
+            raise Refused(f"MLflow refuses {what}: {brief(error)}") from error
+
+    @contextmanager
     def _missed(self) -> Iterator[None]:
         """Raise Missed for an error of which the store itself is not the cause."""
         try:
             yield
         except Exception as error:  # OSError for a full disk, others by the kind of artifact store
-            self._client.get_run(self._run_id)  # raises where the store is the cause
+            run = self._client.get_run(self._run_id)  # raises where the store is the cause
+            if run.info.lifecycle_stage == "deleted":
+                raise _deleted(run) from error
             raise Missed(brief(error)) from error
 
 
@@ -166,9 +204,14 @@ def connect(uri: str) -> "MlflowClient":
     configure()
     from mlflow import MlflowClient
 
-    if uri.startswith("sqlite"):
-        create_database(Path(uri.removeprefix("sqlite:///")))
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    if (path := database_of(uri)) is None:
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    file = open_database(path)
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    if _opened.setdefault(uri, file) != file:  # MLflow has a file open that was removed or replaced
+        client._tracking_client.store.engine.dispose()
+    _opened[uri] = file
+    return client
 
 
 def configure() -> None:
@@ -223,7 +266,7 @@ def tracked_folders(uri: str | None, experiment: str | None, wanted: str) -> lis
     unknown experiment or a filter that MLflow does not understand, ConnectionError for a silent store.
     """
     uri = tracking_uri(uri)
-    if uri.startswith("sqlite") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if (path := database_of(uri)) and not path.exists():
         raise FileNotFoundError(f"there is no MLflow store {uri}")
     try:
         tags = [run.data.tags for run in _search(connect(uri), experiment, wanted)]
@@ -248,6 +291,20 @@ def _search(client: "MlflowClient", experiment: str | None, wanted: str) -> Iter
         token = page.token or ""
 
 
+def _find_run(client: "MlflowClient", spool: str) -> "entities.Run | None":
+    """Return the run of a spool, a deleted one if there is no other; its experiment may have a new name."""
+    from mlflow.entities import ViewType
+
+    experiments = [each.experiment_id for each in client.search_experiments(view_type=ViewType.ALL)]
+    wanted = f"tags.`{SPOOL_TAG}` = '{spool}'"
+    runs = client.search_runs(experiments, wanted, run_view_type=ViewType.ALL)
+    return min(runs, key=lambda run: run.info.lifecycle_stage != "active", default=None)
+
+
+def _deleted(run: "entities.Run") -> Deleted:
+    return Deleted(f"its run {run.info.run_id} was deleted in MLflow; once restored there, it goes on")
+
+
 def _find_experiment(client: "MlflowClient", name: str, uri: str) -> str:
     """Return the id of the experiment, creating it; another process may do so at the same moment."""
     from mlflow.exceptions import MlflowException
@@ -256,7 +313,7 @@ def _find_experiment(client: "MlflowClient", name: str, uri: str) -> str:
     if experiment is None:
         location = None
         if not uri.startswith(("http", "databricks")):  # there the server decides
-            location = (artifact_root(uri) / "mlartifacts" / clean_name(name).replace("/", "_")).as_uri()
+            location = (artifact_root(uri) / clean_name(name).replace("/", "_")).as_uri()
         try:
             return client.create_experiment(name, artifact_location=location)
         except MlflowException:

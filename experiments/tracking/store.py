@@ -1,6 +1,6 @@
 """What a place that keeps runs must be able to do: MLflow is one, any other is one class more."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Protocol
@@ -10,6 +10,10 @@ from experiments.tracking.spool import Record
 
 class Refused(Exception):
     """The store works but does not take this content, now or later; the message says why."""
+
+
+class Deleted(Exception):
+    """A person has deleted the run in the store, so that nothing is to be kept of it; the message says so."""
 
 
 class Missed(Exception):
@@ -57,7 +61,8 @@ class Store(Protocol):
 
     Whatever has no answer is sent again, in this process or in another, so everything may come twice and must
     be kept once. What goes wrong is raised: `Refused` and `Missed` cost only what they are about, after any
-    other error the delivery stops and is tried again later. Making the object must neither wait nor fail.
+    other error the delivery stops and is tried again later, from `open`. Making the object must neither wait
+    nor fail.
     """
 
     name: ClassVar[str]  # what messages call it
@@ -66,8 +71,20 @@ class Store(Protocol):
     def uri(self) -> str:
         """Where it is, without passwords: for messages, and for what is noted down as delivered to it."""
 
-    def open(self, start: Record) -> Ids:
-        """Find the run with the spool id of a start record, or create it."""
+    def open(self, start: Record, *, again: bool) -> Ids:
+        """Find the run with the spool id of a start record, or create it.
+
+        One that a person has deleted is created `again`, or else raises Deleted.
+        """
+
+    def is_stale(self) -> bool:
+        """Tell whether the place was removed or replaced since `open`, which is then called again."""
+
+    def lacks(self, entries: Sequence[Entry], files: Collection[str], status: str | None) -> bool:
+        """Tell whether any of what was delivered is not there, as in a store restored from an older copy.
+
+        `files` are paths with slashes of what was given to `upload`, `status` the last one set; None: any.
+        """
 
     def page(self, ids: Ids) -> str:
         """Return the address at which a person sees the run; also called before `open`."""

@@ -1,15 +1,18 @@
 """Delivers to their stores what runs could not."""
 
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.tracking.delivery import Delivery
 from experiments.tracking.mlflow_store import MlflowStore
+from experiments.tracking.moved import carried
 from experiments.tracking.processes import HOST_TAG, PROCESS_TAG, is_dead
-from experiments.tracking.spool import Spool
-from experiments.tracking.store import Store
+from experiments.tracking.spool import Record, Spool
+from experiments.tracking.sqlite import database_of
+from experiments.tracking.store import Deleted, Store
 from experiments.tracking.uri import brief, public_uri, tracking_uri
 
 
@@ -51,6 +54,8 @@ def _sync(folders: Sequence[Path], override: str | None) -> Iterator[Outcome]:
             yield Outcome(folder, _deliver(folder, override, unreachable))
         except BlockingIOError:
             yield Outcome(folder, "still running: its own process delivers")
+        except Deleted as deleted:  # on purpose
+            yield Outcome(folder, f"left alone: {deleted}")
         except Exception as error:  # whatever a store, its database or the network raise: the next may do
             yield Outcome(folder, f"failed: {brief(error)}", failed=True)
 
@@ -60,20 +65,18 @@ def _deliver(folder: Path, override: str | None, unreachable: dict[str, str]) ->
     start = spool.last("start")
     if start is None:
         raise ValueError("tracking.jsonl holds no readable start record")
-    uri = override or _with_password(start["uri"])
+    uri = override or _with_password(_store_of(folder, start))
     delivery = Delivery(folder, store_at(uri))
     try:
         delivery.lock()
         _close_if_dead(spool)
-        if delivery.is_complete:
-            return f"nothing new, {delivery.url}"
         if ":***@" in uri:
             raise ValueError(f"the password of {uri} is not saved: give --uri or MLFLOW_TRACKING_URI")
         if uri in unreachable:
             raise ConnectionError(unreachable[uri])
         delivery.deliver()
     except Exception as error:
-        of_this_folder = isinstance(error, (BlockingIOError, ValueError))
+        of_this_folder = isinstance(error, (BlockingIOError, Deleted, ValueError))
         if not (delivery.is_open or of_this_folder):
             unreachable[uri] = brief(error)
         raise
@@ -81,7 +84,29 @@ def _deliver(folder: Path, override: str | None, unreachable: dict[str, str]) ->
         delivery.close()
     if delivery.state.missed:
         raise OSError(f"{len(delivery.state.missed)} files were not uploaded, {delivery.url}")
-    return f"delivered, {delivery.url}"
+    if not delivery.has_sent:
+        return f"nothing new, {delivery.url}"
+    place = "" if uri in (override, start["uri"]) else f" to {delivery.store.uri}"
+    return f"delivered{place}, {delivery.url}"
+
+
+def _store_of(folder: Path, start: Record) -> str:
+    """Return the store that a run was meant for, at its new place if it was moved together with the run.
+
+    Raises FileNotFoundError where an sqlite store is nowhere and the run was made elsewhere: a new one might
+    not be the one that is meant.
+    """
+    uri, path = start["uri"], database_of(start["uri"])
+    if path is None:
+        return uri
+    was, now = Path(start["tags"].get("run_folder", folder.resolve())), folder.resolve()
+    moved = carried(path, was, now)
+    if moved is not None and moved.is_file():
+        return f"sqlite:///{moved}"
+    here = now == was and start["tags"].get(HOST_TAG) == socket.gethostname()
+    if not path.exists() and not (here and path.parent.is_dir()):
+        raise FileNotFoundError(f"its store {uri} is not there: name the one to deliver to by --uri")
+    return uri
 
 
 def _close_if_dead(spool: Spool) -> None:

@@ -161,7 +161,7 @@ class SpooledTracker:
         self._tags = tags
         self._spool = Spool(self.out_dir)
         self._warn = warn_once()
-        self._delivery = Delivery(self.out_dir, store, self._warn)
+        self._delivery = Delivery(self.out_dir, store, self._warn, again=True)
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._first_try = threading.Event()
         self._closing = threading.Event()

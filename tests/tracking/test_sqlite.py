@@ -10,6 +10,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow'
 
 
 def test_eight_processes_without_a_database(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
     uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
     killed = start_runs(tmp_path / "killed", uri=uri)
     while killed.poll() is None and not (tmp_path / "new" / "mlflow.db.new" / "mlflow.db").exists():

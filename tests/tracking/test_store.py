@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,9 +43,18 @@ class MemoryStore:
     def __init__(self, runs: dict[str, Kept], full: set[str]) -> None:
         self._runs, self._full = runs, full
 
-    def open(self, start: Record) -> Ids:
+    def open(self, start: Record, *, again: bool) -> Ids:
         self._run = self._runs.setdefault(start["spool"], Kept())
         return Ids(start["experiment"], start["spool"])
+
+    def is_stale(self) -> bool:
+        return False
+
+    def lacks(self, entries: Sequence[Entry], files: Collection[str], status: str | None) -> bool:
+        points = {(e.key, e.step, e.t) for e in entries if isinstance(e, Point)}
+        names = {e.key for e in entries if not isinstance(e, Point)}
+        there = points <= self._run.points.keys() and names <= self._run.params.keys() | self._run.tags.keys()
+        return not (there and set(files) <= self._run.files.keys() and status in (None, self._run.status[0]))
 
     def page(self, ids: Ids) -> str:
         return f"memory:{ids.experiment}/{ids.run}"
@@ -251,7 +260,7 @@ def test_a_refused_entry_costs_only_itself(place: Place, tmp_path: Path) -> None
     delivery = Delivery(tmp_path, place.store(), lambda kind, text: warnings.append((kind, text)))
     delivery.deliver()
     other = place.store()
-    other.open(record)
+    other.open(record, again=False)
     other.log([Param("lr", "0.1")])  # behind its back
     spool.append("params", data={"before": "1", "lr": "0.2", "after": "2"})
     spool.append("metrics", step=1, data={"loss": 1.0})
@@ -313,16 +322,32 @@ def test_a_run_is_found_again_by_its_spool(place: Place, tmp_path: Path) -> None
     assert first.url is not None
 
 
-def test_what_was_delivered_is_not_sent_again(tmp_path: Path) -> None:
+def test_what_a_store_has_is_not_sent_again(tmp_path: Path) -> None:
     write(tmp_path)
     place = Memory()
     with closing(Delivery(tmp_path, place.store())) as delivery:
         delivery.deliver()
+    assert delivery.has_sent
     states = json.loads((tmp_path / "tracking.offset").read_text())
     assert states["memory:"]["offset"] == (tmp_path / "tracking.jsonl").stat().st_size
     [kept] = place.runs()
-    kept.params.clear()
-    kept.points.clear()
+    kept.tags["state"] = "changed by a person"
     with closing(Delivery(tmp_path, place.store())) as again:
         again.deliver()
-    assert (kept.params, kept.points) == ({}, {})
+    assert not again.has_sent
+    assert kept.tags["state"] == "changed by a person"
+
+
+@pytest.mark.parametrize("part", ["params", "tags", "points", "files", "status"])
+def test_what_a_store_has_lost_is_sent_again(part: str, tmp_path: Path) -> None:
+    wanted = write(tmp_path)
+    place = Memory()
+    for _ in range(2):
+        with closing(Delivery(tmp_path, place.store())) as delivery:
+            delivery.deliver()
+        [kept] = place.runs()
+        same(kept, wanted)
+        if part == "status":
+            kept.status = ("RUNNING", None)
+        else:
+            getattr(kept, part).popitem()
