@@ -187,12 +187,48 @@ def test_shared_pictures_are_counted():
     data = made()
     data.test.images[5:8] = data.train.images[10:13]
     data.test.images[20] = data.val.images[0]
-    data.test.images[30] = data.test.images[31]  # twice in one split does no harm
+    data.test.images[30] = data.test.images[40]  # twice in one split does no harm
+    data.test.labels[5:8], data.test.labels[20] = data.train.labels[10:13], data.val.labels[0]
     found = the(guards.check_data(data), "shared_pictures")
     assert not found.stops
     assert "4 of 120 test pictures" in found.message
     assert "(test picture 5 in train)" in found.message
     assert "3.33%" in found.message
+
+
+def test_a_picture_in_two_classes_is_named_with_both():
+    data = made()
+    data.train.images[7] = data.train.images[3]
+    data.train.images[30] = data.train.images[20]  # of one class: no contradiction
+    named = dataclasses.replace(data.train, names=[f"c/{i}.png" for i in range(len(data.train))])
+    found = the(guards.check_data(dataclasses.replace(data, train=named)), "contradictory_labels")
+    assert not found.stops
+    assert found.message.startswith(
+        "1 pictures stand pixel for pixel in several classes, as c/3.png in 3 and"
+    )
+    assert "c/7.png in 7" in found.message
+
+
+def test_a_class_of_one_picture_alone_is_named_with_its_cause():
+    data = made()
+    data.train.images[data.train.labels == 4] = data.train.images[4].clone()
+    found = the(guards.check_data(data), "same_pictures")
+    assert "in 1 of 10 classes (4; 32 as train picture 4)" in found.message
+    assert "data.background" not in found.message
+    data.train.images[data.train.labels == 4] = 0
+    found = {finding.guard: finding.message for finding in guards.check_data(data)}
+    assert found.keys() == {"same_pictures", "empty_pictures"}
+    assert "colour [0,0,0]: a drawing of the colour of data.background" in found["same_pictures"]
+    assert found["empty_pictures"].startswith(
+        "32 of 320 train pictures are one flat colour (train picture 4)"
+    )
+
+
+def test_copies_are_not_looked_for_under_wrong_labels():
+    data = made()
+    data.train.images[7] = data.train.images[3]
+    data.train.labels[7] = 99
+    assert {finding.guard for finding in guards.check_data(data)} == {"labels"}
 
 
 def test_one_pixel_makes_another_picture():
