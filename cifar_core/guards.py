@@ -145,8 +145,9 @@ def _copies(data: Data) -> Iterator[Finding]:
         first, other = contradictions[0]
         yield Finding(
             "contradictory_labels",
-            f"{len(contradictions):,} times one picture stands, pixel for pixel, in two classes: {first.name} "
-            f"in {data.classes[first.label]}, {other.name} in {data.classes[other.label]}; keep the right one",
+            f"{len(contradictions):,} times one picture stands, pixel for pixel, in two classes: "
+            f"{first.name} in {data.classes[first.label]}, {other.name} in {data.classes[other.label]}; "
+            "keep the right one",
             stops=False,
         )
     yield from _same_class(data, places)

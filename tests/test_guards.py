@@ -203,10 +203,8 @@ def test_a_picture_in_two_classes_is_named_with_both():
     named = dataclasses.replace(data.train, names=[f"c/{i}.png" for i in range(len(data.train))])
     found = the(guards.check_data(dataclasses.replace(data, train=named)), "contradictory_labels")
     assert not found.stops
-    assert found.message.startswith(
-        "1 pictures stand pixel for pixel in several classes, as c/3.png in 3 and"
-    )
-    assert "c/7.png in 7" in found.message
+    assert found.message.startswith("1 times one picture stands, pixel for pixel, in two classes: ")
+    assert "c/3.png in 3, c/7.png in 7" in found.message
 
 
 def test_a_class_of_one_picture_alone_is_named_with_its_cause():
