@@ -42,6 +42,7 @@ LATE_ABOVE = {
     **{f"experiments.{name}": COMMAND for name in ("compare", "evaluate", "find_lr", "predict", "preview")},
     "experiments.report": (2, "the same, for a sweep or for a run"),
     "experiments.run": (2, "a run needs torch; --help and a mistyped key do not"),
+    "experiments.config.allowed": (2, "torchvision and timm, where they are named"),
     "experiments.config.check": (1, "torch, when the values are right"),
     "experiments.sweep.server": (1, "the jobs, in the process that has torch"),
     "experiments.tracking.mlflow_store": (8, "MLflow, after its environment is set"),

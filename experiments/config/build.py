@@ -25,6 +25,7 @@ from cifar_core.train import checkpoint
 from cifar_core.train.loop import Mix
 from cifar_core.train.numerics import set_up
 from cifar_core.train.state import TrainState, start, steps_per_epoch
+from experiments.config.allowed import check_calls
 from experiments.config.values import Settings, settings
 from experiments.tracking.tracker import Tracker
 
@@ -73,7 +74,7 @@ def model(cfg: DictConfig, *, num_classes: int, pretrained: bool = False) -> nn.
     arguments = _arguments(cfg, "model")
     if not pretrained and "pretrained" in arguments:
         arguments.pretrained = False
-    return _call("model", arguments, num_classes=num_classes)
+    return _call(cfg, "model", arguments, num_classes=num_classes)
 
 
 def start_weights(cfg: DictConfig, model: nn.Module, data: Data, *, elsewhere: bool = True) -> None:
@@ -97,7 +98,7 @@ def start_weights(cfg: DictConfig, model: nn.Module, data: Data, *, elsewhere: b
 
 def steps(cfg: DictConfig) -> dict[str, Step]:
     """Return the named Albumentations transforms of `aug.image`, in order."""
-    return _call("aug.image", cfg.aug.image, _convert_="all")
+    return _call(cfg, "aug.image", cfg.aug.image, _convert_="all")
 
 
 def augment(cfg: DictConfig) -> Augment:
@@ -108,7 +109,7 @@ def augment(cfg: DictConfig) -> Augment:
 
 def mix(cfg: DictConfig, *, num_classes: int) -> Mix | None:
     """Return the function on float pictures and labels that `aug.batch` describes, None where it is null."""
-    return None if cfg.aug.batch is None else _call("aug.batch", cfg.aug.batch, num_classes=num_classes)
+    return None if cfg.aug.batch is None else _call(cfg, "aug.batch", cfg.aug.batch, num_classes=num_classes)
 
 
 def optimizer(cfg: DictConfig, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> Optimizer:
@@ -121,8 +122,10 @@ def optimizer(cfg: DictConfig, named_parameters: Iterable[tuple[str, nn.Paramete
         layers = [pair for pair in pairs if pair[1].ndim > 1]
         others = [pair for pair in pairs if pair[1].ndim <= 1]
         pairs = [{"params": layers}, {"params": others, "weight_decay": 0.0}]
+    arguments = _arguments(cfg, "optimizer")
+    check_calls(arguments, "optimizer", cfg.security.allowed_targets)
     try:
-        return instantiate(_arguments(cfg, "optimizer"), _partial_=True, _convert_="all")(pairs)
+        return instantiate(arguments, _partial_=True, _convert_="all")(pairs)
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"optimizer: {error}") from error
 
@@ -130,6 +133,7 @@ def optimizer(cfg: DictConfig, named_parameters: Iterable[tuple[str, nn.Paramete
 def scheduler(cfg: DictConfig, optimizer: Optimizer, *, steps_per_epoch: int) -> LRScheduler:
     """Return the schedule of ``optimizer`` over the whole training."""
     run_time = {"epochs": cfg.trainer.epochs, "steps_per_epoch": steps_per_epoch}
+    check_calls(cfg.scheduler, "scheduler", cfg.security.allowed_targets)
     try:
         return instantiate(cfg.scheduler, _partial_=True, _convert_="all")(optimizer, **run_time)
     except (ValueError, TypeError) as error:
@@ -146,7 +150,7 @@ def tracker(cfg: DictConfig, out_dir: Path, name: str, protocol: str, commit: st
     """Return the tracker of the run in ``out_dir``, not yet entered."""
     tags = {"protocol": protocol, "seed": str(cfg.seed), "run_folder": str(out_dir)}
     tags |= {"mlflow.source.git.commit": commit} if commit else {}
-    return _call("tracking", cfg.tracking, out_dir=out_dir, run_name=name, tags=tags)
+    return _call(cfg, "tracking", cfg.tracking, out_dir=out_dir, run_name=name, tags=tags)
 
 
 def _arguments(cfg: DictConfig, group: str) -> DictConfig:
@@ -154,7 +158,8 @@ def _arguments(cfg: DictConfig, group: str) -> DictConfig:
     return OmegaConf.masked_copy(cfg[group], [key for key in cfg[group] if key not in RESERVED[group]])
 
 
-def _call(key: str, node: Any, **given: Any) -> Any:
+def _call(cfg: DictConfig, key: str, node: Any, **given: Any) -> Any:
+    check_calls(node, key, cfg.security.allowed_targets)
     try:
         return instantiate(node, **given)
     except InstantiationException as error:

@@ -1,5 +1,7 @@
 """Composes a configuration and checks all of it, so that a mistake is found before anything starts."""
 
+import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import schema
 from experiments.config.check import check
-from experiments.config.explain import explain
+from experiments.config.explain import explain, unknown
 from experiments.config.renamed import renew_config
 from experiments.config.values import plain
 from experiments.files import CONF, flatten
+
+ALLOWED = "security.allowed_targets"
 
 
 def compose(
@@ -39,11 +43,15 @@ def compose(
 def compose_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
     """Return the configuration saved in a run folder, changed by ``overrides`` and checked.
 
+    The folder may be a stranger's: it is read as values only, and what it says of `security` is not believed.
     Raises FileNotFoundError where ``folder`` holds no run, ValueError as `compose` does.
     """
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(f"{folder} is not a run folder: it has no config.yaml")
+    _check_plain(folder / "config.yaml")
     saved = _compose(folder.resolve(), "config", overrides)
+    if not trusting(overrides):
+        OmegaConf.update(saved, ALLOWED, _of_conf(), force_add=True)
     renew_config(saved)
     try:
         cfg: Any = OmegaConf.merge(OmegaConf.structured(schema.Config), saved)
@@ -51,6 +59,31 @@ def compose_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
         raise ValueError(explain(error)) from error
     check(cfg)
     return cfg
+
+
+def trusting(overrides: Sequence[str]) -> list[str]:
+    """Return those of ``overrides`` that allow code of one's own."""
+    return [word for word in overrides if word.lstrip("+").startswith(f"{ALLOWED}=")]
+
+
+def _of_conf() -> list[str]:
+    """Return the packages that the user's own conf/ allows."""
+    return yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))["security"]["allowed_targets"]
+
+
+def _check_plain(path: Path) -> None:
+    """Raise ValueError for a saved configuration with directions to Hydra, such as `defaults` or `hydra`."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is damaged: {explain(error)}") from error
+    if not isinstance(values, dict) or re.search(r"^\s*#\s*@package", text, re.MULTILINE):
+        raise ValueError(f"{path} is not the configuration of a run, which maps names to values")
+    fields = [field.name for field in dataclasses.fields(schema.Config)]
+    for key in map(str, values):
+        if key not in fields:
+            raise ValueError(unknown(key, fields, f"{path}: {key} is not a key"))
 
 
 def _compose(folder: Path, name: str, overrides: Sequence[str]) -> DictConfig:

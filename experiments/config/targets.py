@@ -3,32 +3,18 @@
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import hydra.utils
 import torch
 from omegaconf import DictConfig
 
 from experiments.config import build
+from experiments.config.allowed import calls, check_arguments, resolve
 from experiments.config.explain import unknown
 from experiments.config.schema import TARGETS
 from experiments.config.values import plain
 
-# A dotted name must start with one of these, and so must the module its object comes from: a prefix of the
-# name alone would let through what an allowed module imports, such as `torch.nn.modules.module.torch.load`.
-CLASSES = (
-    "cifar_core.",
-    "experiments.tracking.",
-    "torch.optim.",
-    "torch.nn.",
-    "albumentations.",
-    "torchvision.transforms.",
-    "torchvision.models.",
-    "timm.",
-)
-FUNCTIONS = ("cifar_core.models.", "cifar_core.train.schedules.", "torchvision.models.", "timm.models.")
 GIVEN = {  # arguments that come from code: group -> names
     "model": ("num_classes",),
     "optimizer": ("params",),
@@ -43,7 +29,7 @@ def check(cfg: DictConfig) -> None:
     """Raise ValueError, naming the key, for a target that is not allowed, not there or not called rightly."""
     values = plain(cfg)
     for group in TARGETS:
-        for key, node in _calls(values[group], group):
+        for key, node in calls(values[group], group):
             _check_call(key, node, tuple(cfg.security.allowed_targets))
     for group in ("model", "optimizer", "scheduler", "tracking"):
         if "_target_" not in (values[group] or {}):
@@ -51,17 +37,9 @@ def check(cfg: DictConfig) -> None:
     _rehearse(cfg)
 
 
-def _calls(node: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every mapping with a `_target_` under ``node``, inner ones first, with its dotted key."""
-    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for name, child in children:
-        yield from _calls(child, f"{key}.{name}")
-    if isinstance(node, dict) and "_target_" in node:
-        yield key, node
-
-
 def _check_call(key: str, node: dict[str, Any], user_prefixes: tuple[str, ...]) -> None:
     target = resolve(f"{key}._target_", node["_target_"], user_prefixes)
+    check_arguments(key, node)
     takes = inspect.signature(target).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
         return
@@ -75,27 +53,6 @@ def _check_call(key: str, node: dict[str, Any], user_prefixes: tuple[str, ...]) 
     for name in required:
         if name not in node and name not in GIVEN.get(key, ()) and "_args_" not in node:
             raise ValueError(f"{key}.{name} must be given: {node['_target_']} needs it")
-
-
-def resolve(key: str, name: Any, user_prefixes: tuple[str, ...]) -> Any:
-    """Return the class or function called ``name``, if it is one that a configuration may call."""
-    law = f"{key} must name a class under {', '.join(CLASSES)} or security.allowed_targets, got {name!r}"
-    if not isinstance(name, str) or not name.startswith((*CLASSES, *user_prefixes)):
-        raise ValueError(law)
-    try:
-        target = hydra.utils.get_object(name)
-    except Exception as error:  # an import can fail in any way
-        cause = " ".join(str(error).split())
-        raise ValueError(f"{key}: {name} cannot be imported: {cause}") from error
-    allowed = CLASSES if inspect.isclass(target) else FUNCTIONS
-    home = f"{getattr(target, '__module__', None)}."
-    if not (inspect.isclass(target) or inspect.isfunction(target)) or not home.startswith(
-        (*allowed, *user_prefixes)
-    ):
-        raise ValueError(
-            f"{law}, which is {'' if home == 'None.' else home}{getattr(target, '__name__', target)}"
-        )
-    return target
 
 
 def _rehearse(cfg: DictConfig) -> None:

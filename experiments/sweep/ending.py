@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.config.compose import ALLOWED
 from experiments.sweep.backends.backend import Backend, Cause
 from experiments.sweep.server import Defect, Server
 from experiments.sweep.space import Space
@@ -13,11 +14,11 @@ from experiments.sweep.trials import Trial
 TROUBLE = (ValueError, OSError, MemoryError, Defect)  # of a job whose failure is told and no more
 
 
-def test(won: Sequence[Trial], server: Server) -> None:
-    """Read the test set with the winner's weights, once for each seed."""
+def test(won: Sequence[Trial], server: Server, *, allowed: Sequence[str]) -> None:
+    """Read the test set with the winner's weights, once for each seed; ``allowed`` is the user's code."""
     for trial in won:
         if "test/acc" not in trial.look().metrics:
-            metrics = server.call("test_trial", trial.folder)
+            metrics = server.call("test_trial", trial.folder, [f"{ALLOWED}=[{','.join(allowed)}]"])
             say(f"winner        {trial.label}  test/acc {metrics['test/acc']:.2%}")
 
 

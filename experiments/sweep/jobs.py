@@ -78,9 +78,9 @@ def gpu_count() -> int:
     return torch.cuda.device_count()
 
 
-def test_trial(folder: Path) -> dict[str, float]:
+def test_trial(folder: Path, overrides: Sequence[str]) -> dict[str, float]:
     """Read the test set with the best weights of a finished run and add the figures to its records."""
-    cfg = compose_saved(folder, [])
+    cfg = compose_saved(folder, overrides)
     options = settings(cfg)
     trainer = options.trainer
     numerics = set_up(trainer)

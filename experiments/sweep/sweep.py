@@ -64,7 +64,7 @@ def sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, *, co
             if options.refit:
                 refit(won, space, backend, home.path)
             elif options.test == "best":
-                test(won, server)
+                test(won, server, allowed=cfg.security.allowed_targets)
         finally:
             record.close(controller.trials)
     if code:

@@ -21,7 +21,7 @@ from cifar_core.train.numerics import set_up
 from cifar_core.train.predict import balanced_acc, predict, score, tta_acc
 from experiments.cli import user_mistakes
 from experiments.config import build
-from experiments.config.compose import compose, compose_saved, differences
+from experiments.config.compose import ALLOWED, compose, compose_saved, differences, trusting
 from experiments.config.explain import unknown
 from experiments.config.values import plain, settings
 from experiments.files import own, read_json, write_json
@@ -34,7 +34,14 @@ from experiments.runs.weights import class_names, trained_model
 
 SPLITS = ("test", "val", "all")
 GROUPS = ("data", "analysis")  # that another option may be chosen of
-KEYS = ("trainer.device", "trainer.eval_batch_size", "trainer.precision", "trainer.threads", "trainer.tta")
+KEYS = (
+    "trainer.device",
+    "trainer.eval_batch_size",
+    "trainer.precision",
+    "trainer.threads",
+    "trainer.tta",
+    ALLOWED,
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ def request(folder: Path, words: Sequence[str]) -> Request:
         else:
             overrides.append(word)
             _check_key(key)
-    own = compose_saved(folder, [])
+    own = compose_saved(folder, trusting(overrides))
     if not chosen["split"]:
         chosen["split"] = "test" if _given("data", overrides) else _judged(own)
     for key, known in (("checkpoint", CHECKPOINTS), ("split", SPLITS)):

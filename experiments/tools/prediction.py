@@ -50,12 +50,14 @@ class Predictor:
     cards: list[Card] = field(default_factory=list)  # of the sheet, so far
 
 
-def load(folder: Path, *, checkpoint: str = "best", device: str | None = None) -> Predictor:
-    """Return the predictor of the run in ``folder``; ``device`` replaces the run's own.
+def load(
+    folder: Path, *, checkpoint: str = "best", device: str | None = None, overrides: Sequence[str] = ()
+) -> Predictor:
+    """Return the predictor of the run in ``folder``; ``device`` and ``overrides`` replace the run's own.
 
     Raises FileNotFoundError or ValueError where the folder has no such weights.
     """
-    cfg = compose_saved(folder, [f"trainer.device={device}"] if device else [])
+    cfg = compose_saved(folder, [*overrides, *([f"trainer.device={device}"] if device else [])])
     options = settings(cfg)
     numerics, size = set_up(options.trainer), options.data.image_size
     classes = class_names(folder, cfg)

@@ -36,7 +36,7 @@ def test_the_winners_test_sets_the_machine_up_as_its_run_did(machine: None, tmp_
     before = Result(metrics={"val/acc_best": 0.5}, seconds={"train": 1.0}, epochs=4, protocol="validation")
     before.write(tmp_path)
     Spool(tmp_path).append("start", spool="x")
-    metrics = jobs.test_trial(tmp_path)
+    metrics = jobs.test_trial(tmp_path, [])
     assert torch.get_num_threads() == 2
     assert torch.get_float32_matmul_precision() == "high"
     assert {"test/acc", "test/loss"} <= set(metrics)
