@@ -1,15 +1,21 @@
 import errno
 import fcntl
+import io
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from cifar_core.data.cache import Decoded, FileStamp, Pictures, cached, fingerprint
@@ -111,6 +117,120 @@ def test_touching_adding_and_removing_pictures_is_seen(tmp_path):
     (root / "a/0.png").unlink()
     assert load() == (1, 2)
     assert load() == (0, 2)
+
+
+def bmp(path: Path, value: int) -> Path:
+    """Write a picture; all of them have one size in bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), (value, 255 - value, 7)).save(path)
+    return path
+
+
+def with_time_of(path: Path, change) -> None:
+    """Change a file and set its times back, as cp -p, rsync -t and touch -r do."""
+    before = path.stat()
+    change()
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def swap(one: Path, other: Path) -> None:
+    aside = one.with_name("aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+def replace_by_archive(root: Path, value: int) -> None:
+    """Unpack another picture of the same name, size and time."""
+    path, content = root / "a/0.bmp", io.BytesIO()
+    new = bmp(root.parent / "new.bmp", value)
+    os.utime(new, ns=(0, path.stat().st_mtime_ns))
+    with tarfile.open(fileobj=content, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        archive.add(new, "a/0.bmp")
+    content.seek(0)
+    with tarfile.open(fileobj=content) as archive:
+        archive.extractall(root, filter="fully_trusted")
+
+
+def retarget(root: Path, value: int) -> None:
+    """Let a link lead to another picture of the same size and time."""
+    first, second = bmp(root.parent / "1.bmp", 255 - value), bmp(root.parent / "2.bmp", value)
+    for path in (first, second):
+        os.utime(path, ns=(0, 0))
+    link = root / "a/link.bmp"
+    now = link.resolve() if link.is_symlink() else second
+    link.unlink(missing_ok=True)
+    link.symlink_to(first if now == second else second)
+
+
+def hard_link(root: Path, value: int) -> None:
+    other = bmp(root.parent / "hard.bmp", value)
+    shutil.copystat(root / "b/0.bmp", other)
+    (root / "b/0.bmp").unlink()
+    os.link(other, root / "b/0.bmp")
+    other.unlink()
+
+
+REPLACEMENTS = {
+    "written in place, time set back": lambda r, v: with_time_of(
+        r / "a/0.bmp", lambda: bmp(r / "a/0.bmp", v)
+    ),
+    "cp -p over it": lambda r, v: with_time_of(
+        r / "a/1.bmp", lambda: shutil.copy2(bmp(r.parent / "x.bmp", v), r / "a/1.bmp")
+    ),
+    "another renamed over it": lambda r, v: with_time_of(
+        r / "b/1.bmp", lambda: os.replace(bmp(r.parent / "x.bmp", v), r / "b/1.bmp")
+    ),
+    "unpacked over it": replace_by_archive,
+    "files swapped": lambda r, _: swap(r / "a/0.bmp", r / "b/1.bmp"),
+    "class folders swapped": lambda r, _: swap(r / "a", r / "b"),
+    "link to another": retarget,
+    "hard link to another": hard_link,
+}
+
+
+@settings(max_examples=12)
+@given(st.lists(st.tuples(st.sampled_from(sorted(REPLACEMENTS)), st.integers(0, 255)), max_size=4))
+@example([(name, 200) for name in REPLACEMENTS])
+def test_pictures_replaced_in_any_way_are_read_anew(changes):
+    with tempfile.TemporaryDirectory() as made:
+        root = Path(made, "pictures")
+        for name, value in (("a/0", 1), ("a/1", 2), ("b/0", 3), ("b/1", 4)):
+            os.utime(bmp(root / f"{name}.bmp", value), ns=(0, 0))
+        for what in [None, *changes]:
+            if what:
+                REPLACEMENTS[what[0]](root, what[1])
+            found = scan(root)
+            decoded, _ = cached(
+                Path(made, "cache"), "folder", root, 8, found.files, lambda found=found: decode(found, 8)
+            )
+            for name, image in zip(decoded.train.names, decoded.train.images, strict=True):
+                assert tuple(image[:, 0, 0]) == Image.open(root / name).getpixel((0, 0)), (what, name)
+
+
+def test_each_way_of_reading_has_a_cache_of_its_own(tmp_path):
+    counter = Counter()
+    for reading in ("", "background black", "", "background black"):
+        cached(tmp_path, "folder", tmp_path, 8, FILES, counter, reading=reading)
+    assert counter.calls == 2
+
+
+def test_lists_of_different_length_are_a_damage(tmp_path):
+    counter = Counter()
+    cached(tmp_path, "folder", tmp_path, 8, FILES, counter)
+    (labels,) = tmp_path.glob("*/train_labels.npy")
+    np.save(labels, np.arange(3))
+    assert same(cached(tmp_path, "folder", tmp_path, 8, FILES, counter)[0], DECODED)
+    assert counter.calls == 2
+
+
+def test_an_empty_list_is_read_back(tmp_path):
+    none = Pictures(np.empty((0, 3, 8, 8), np.uint8), np.empty(0, np.int64), ())
+    counter = Counter(Decoded(("a",), none, pictures(2), pictures(3)))
+    for _ in range(2):
+        decoded, _ = cached(tmp_path, "folder", tmp_path, 8, FILES, counter)
+    assert counter.calls == 1
+    assert [len(part.labels) for part in (decoded.train, decoded.test, decoded.val)] == [0, 2, 3]
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "meta"])
@@ -241,6 +361,7 @@ def test_fingerprint_depends_on_pictures_labels_and_classes():
         Decoded(DECODED.classes, Pictures(DECODED.train.images, DECODED.train.labels[::-1], None), test),
         Decoded(DECODED.classes, DECODED.train, None),
     ]
-    assert len({fingerprint(decoded) for decoded in [DECODED, *others]}) == 5
+    others.append(Decoded(DECODED.classes, DECODED.train, None, test))  # as val
+    assert len({fingerprint(decoded) for decoded in [DECODED, *others]}) == 6
     renamed = Decoded(DECODED.classes, Pictures(DECODED.train.images, DECODED.train.labels, None), test)
     assert fingerprint(renamed) == fingerprint(DECODED)
