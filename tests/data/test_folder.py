@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from cifar_core.data.folder import decode, scan
-from cifar_core.data.picture import decode_picture
+from cifar_core.data.picture import Reading, decode_picture
 
 
 def write(path: Path, colour=(200, 100, 50), size=(32, 32)) -> Path:
@@ -183,3 +183,38 @@ def test_float_pictures_are_refused(tmp_path):
     Image.new("F", (8, 8), 0.5).save(tmp_path / "a.tif")
     with pytest.raises(ValueError, match="float"):
         decode_picture(tmp_path / "a.tif", 32)
+
+
+def grey16(root: Path, highest: int) -> None:
+    """Add a 16-bit picture to each class, the brightest pixel of all as given."""
+    for name, top in (("cat", highest), ("dog", highest // 2)):
+        values = np.linspace(0, top, 64).round().astype(np.uint16).reshape(8, 8)
+        Image.fromarray(values).save(root / f"train/{name}/deep.png")
+
+
+def test_a_set_of_dark_16_bit_pictures_is_refused_unless_white_is_given(root):
+    grey16(root, 4000)
+    with pytest.raises(
+        ValueError, match="reach 4000 of 65535, so at most 16 of 256 grey.* data.white=4095 if"
+    ):
+        decode(scan(root), 8)
+    bright = decode(scan(root), 8, Reading(white=4095)).train.images[3, 0]
+    assert len(np.unique(bright)) == 64
+    assert decode(scan(root), 8, Reading(white=65535)).train.images[3].max() == 4000 >> 8
+    grey16(root, 20000)  # one bright picture in the set: all are scaled by one law
+    assert decode(scan(root), 8).train.images[3].max() == 20000 >> 8
+
+
+def test_files_without_a_law_are_counted_and_the_first_named(root):
+    for name in ("cat", "dog"):
+        Image.new("F", (8, 8), 0.5).save(root / f"test/{name}/float.tif")
+    with pytest.raises(
+        ValueError, match=r"2 of 8 pictures cannot be scaled, as .*test/cat/float.tif: a picture"
+    ):
+        decode(scan(root), 8)
+
+
+def test_a_link_to_nothing_is_a_broken_picture(root):
+    (root / "train/cat/link.png").symlink_to("absent")
+    with pytest.raises(OSError, match=r"1 of 7 pictures cannot be read: .*link.png"):
+        decode(scan(root), 8)

@@ -238,3 +238,70 @@ def test_cifar10_as_jpegs(tmp_path):
     images = data.train.images[::10].double()
     assert (images.mean((0, 2, 3)) - torch.tensor(data.mean)).abs().max() < 2
     assert (images.std((0, 2, 3)) - torch.tensor(data.std)).abs().max() < 2
+
+
+def test_a_val_folder_is_the_validation_split(tmp_path, caplog):
+    write_folder(tmp_path, splits={"train": 20, "val": 6, "test": 7})
+    with caplog.at_level("INFO"):
+        data = load_data(settings("folder", tmp_path))
+    assert [len(data.train), len(data.val), len(data.test)] == [40, 12, 14]
+    assert {name.split("/")[0] for name in data.val.names} == {"val"}
+    assert "validation folder in" in caplog.text
+    assert "12 pictures are the validation split; data.val_size splits off none" in caplog.text
+    again = load_data(settings("folder", tmp_path))  # from the cache
+    assert torch.equal(again.val.images, data.val.images)
+    assert again.fingerprint == data.fingerprint
+
+
+def test_without_a_validation_split_the_val_folder_is_trained_on(tmp_path):
+    write_folder(tmp_path, splits={"train": 20, "val": 6})
+    split, joined = (load_data(settings("folder", tmp_path, val_size=size)) for size in (0.1, 0))
+    assert [len(split.train), len(split.val), len(split.test)] == [32, 12, 8]
+    assert [len(joined.train), len(joined.val), len(joined.test)] == [44, 0, 8]
+    assert joined.test.names == split.test.names
+    for image, label, name in zip(joined.train.images, joined.train.labels, joined.train.names, strict=True):
+        red, _, blue = image[:, 0, 0].tolist()
+        assert (f"{red:03}", blue) == (Path(name).stem, 100 * label)
+    assert {*joined.train.names} == {*split.train.names, *split.val.names}
+    assert len(set(joined.train.index.tolist())) == 44
+
+
+def test_classes_without_a_picture_to_judge_are_counted(tmp_path, caplog):
+    root = str(tmp_path / "c")
+    for label in range(20):
+        (tmp_path / f"c/{label:02}").mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (8, 8), (i, label, 0)).save(tmp_path / f"c/{label:02}/{i}.png")
+    drawn = load_data(settings("folder", tmp_path, root=root, test_size=20, val_size=5))
+    assert "15 of 20 classes have no val picture: data.val_size=5 takes 5 of 60 pictures" in caplog.text
+    assert "test picture" not in caplog.text
+    whole = load_data(settings("folder", tmp_path, root=root, test_size=20, val_size=0))
+    assert (
+        whole.fingerprint != drawn.fingerprint
+    )  # earlier versions drew other pictures for the same settings
+    assert (
+        load_data(settings("folder", tmp_path, root=root, test_size=20, val_size=20)).fingerprint
+        == whole.fingerprint
+    )
+
+
+def test_background_and_white_change_what_is_read(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "c" / name).mkdir(parents=True)
+        for i in range(5):
+            Image.new("RGBA", (8, 8), (i, 0, 0, 0)).save(tmp_path / "c" / name / f"{i}.png")
+    for _ in range(2):
+        for grey in (255, 0, 80):
+            data = load_data(settings("folder", tmp_path, root=str(tmp_path / "c"), background=[grey] * 3))
+            assert (data.train.images == grey).all()
+
+
+def test_a_folder_to_judge_needs_nothing_to_train_on(tmp_path):
+    write_folder(tmp_path, splits={"test": 7})
+    for _ in range(2):
+        data = load_data(settings("folder", tmp_path), judge=True)
+        assert [len(data.train), len(data.val), len(data.test)] == [0, 0, 14]
+    one = load_data(settings("folder", tmp_path, root=str(tmp_path / "test")), judge=True)
+    assert torch.equal(one.test.images, data.test.images)
+    with pytest.raises(FileNotFoundError, match="no train folder"):
+        load_data(settings("folder", tmp_path))
