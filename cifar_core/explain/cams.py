@@ -11,7 +11,7 @@ from cifar_core.data.split import Data, Split
 from cifar_core.explain.gradcam import cam_grid, evaluating, layer_gradients
 from cifar_core.explain.predictions import Predictions
 
-BATCH_SIZE = 128  # pictures per backward pass
+BATCH_SIZE = 128  # pictures per backward pass, of up to 64x64; of larger ones as many pixels
 SMALLEST = 7  # cells a side of the grid that is taken where no layer is named
 
 # What the maps are evidence for. The difference is that of the logits of the predicted and of the true class;
@@ -64,7 +64,9 @@ def cams(
     method: str = "gradcam",
 ) -> Cams:
     """Compute the maps of the pictures `rows` (M,) of a split for all TARGETS, from one forward pass each."""
-    batches = [_batch(model, layer, data, part, predictions, some, method) for some in rows.split(BATCH_SIZE)]
+    pixels = part.images.shape[-2:].numel()
+    size = max(1, min(BATCH_SIZE, BATCH_SIZE * 64 * 64 // pixels))
+    batches = [_batch(model, layer, data, part, predictions, some, method) for some in rows.split(size)]
     grids, agree = zip(*batches, strict=True)
     return Cams(rows, torch.cat(grids, dim=1), torch.cat(agree))
 

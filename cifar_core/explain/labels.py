@@ -36,16 +36,33 @@ def label_issues(predictions: Predictions) -> LabelIssues:
     """Find pictures that the confident joint counts under another class than their label.
 
     A picture counts as the likeliest class among those whose probability reaches that class's threshold.
-    As in cleanlab, a picture that the model predicts as labelled is no candidate. Pictures with NaN count
-    nowhere. Ranked by `label_quality`, the lowest first.
+    As in cleanlab, a picture that the model predicts as labelled is no candidate. Nor is one whose label or
+    suggestion is a class that the model never predicts: of that class it has learned nothing. Pictures with
+    NaN count nowhere. Ranked by `label_quality`, the lowest first.
     """
     thresholds = _thresholds(predictions)
     reached = predictions.probs >= thresholds  # False where either is NaN
     counted = reached.any(1)
     guess = predictions.probs.where(reached, -1).argmax(1)
-    rows = (counted & (guess != predictions.labels) & ~predictions.hits).nonzero()[:, 0]
+    known = torch.bincount(predictions.preds, minlength=predictions.probs.shape[1]) > 0
+    known = known[predictions.labels] & known[guess]
+    rows = (counted & known & (guess != predictions.labels) & ~predictions.hits).nonzero()[:, 0]
     rows = rows[label_quality(predictions)[rows].argsort(stable=True)]
     return LabelIssues(rows, guess[rows], thresholds, _estimated(predictions.labels, guess, counted))
+
+
+def credible(predictions: Predictions, issues: LabelIssues) -> Tensor:
+    """Return of which issues the model is good enough a judge, bool (M,).
+
+    Its accuracy must be at least half way from that of always answering the largest class to 1, and its
+    recall of both classes, the label's and the suggested one, half way from 1 / K to 1.
+    """
+    num_classes = predictions.probs.shape[1]
+    support = torch.bincount(predictions.labels, minlength=num_classes).double()
+    hits = torch.bincount(predictions.labels[predictions.hits], minlength=num_classes).double()
+    good = hits / support >= (1 / num_classes + 1) / 2  # False without pictures
+    whole = hits.sum() / support.sum() >= (support.max() / support.sum() + 1) / 2
+    return good[predictions.labels[issues.rows]] & good[issues.suggested] & whole
 
 
 def _thresholds(predictions: Predictions) -> Tensor:

@@ -137,7 +137,7 @@ def remarks(counts: Tensor, classes: Sequence[str]) -> list[str]:
     if len(answers) == 1:
         lines.append(f"all {total:,} pictures are called {quoted(classes[answers[0]])}")
     elif absent:
-        lines.append(f"never predicted: {_listed([(classes[k], int(support[k])) for k in absent])}")
+        lines.append(f"never predicted: {listed([(classes[k], int(support[k])) for k in absent])}")
     if acc <= constant:
         lines.append(f"no better than always answering {majority} ({constant:.2%})")
     elif absent:
@@ -150,7 +150,8 @@ def quoted(name: str) -> str:
     return repr(name if len(name) <= NAME else name[: NAME - 1] + "\u2026")
 
 
-def _listed(pictures: Sequence[tuple[str, int]]) -> str:
+def listed(pictures: Sequence[tuple[str, int]]) -> str:
+    """Name classes with their numbers of pictures, the first LISTED of them."""
     names = [f"{quoted(name)} ({count:,} picture{'s' * (count != 1)})" for name, count in pictures[:LISTED]]
     more = len(pictures) - len(names)
     return ", ".join(names) + (f" and {more:,} more classes" if more else "")

@@ -12,7 +12,7 @@ from cifar_core.augment.protocol import Augment
 from cifar_core.data.split import Data, Split
 from cifar_core.explain.calibration import fit_temperature, reliabilities
 from cifar_core.explain.cams import Cams, cam_module, cams, evidence
-from cifar_core.explain.labels import LabelIssues, label_issues, label_quality
+from cifar_core.explain.labels import LabelIssues, credible, label_issues, label_quality
 from cifar_core.explain.metrics import metrics, temperature_scores
 from cifar_core.explain.predictions import Predictions
 from cifar_core.explain.summary import summarize
@@ -27,6 +27,7 @@ from cifar_core.report.sheets import Gallery
 AUGMENTED = 8  # training pictures on the augmentation sheet
 DRAWS = 8  # augmented draws of each
 PNG_LEVEL = 3  # a third of the default level's time for 9 % more bytes
+MAPS_BYTES = 64_000_000  # of all maps beyond those on the contact sheets
 REPORTED = 10  # the report shows this many times settings.sheet_size errors
 
 
@@ -65,7 +66,8 @@ def analyse(
     (out_dir / "model.txt").write_text(summarize(model, data.image_size) + "\n", encoding="utf-8")
     seconds["model"] = lap()
 
-    rows, errors = _shown_rows(predictions, settings.sheet_size)
+    one = cams(model, layer, data, part, predictions, torch.zeros(1, dtype=torch.int64))
+    rows, errors = _shown_rows(predictions, settings.sheet_size, one.grids.element_size() * one.grids.numel())
     maps = cams(model, layer, data, part, predictions, rows, method=settings.method)
     _tell_maps(out_dir, summary, maps, predictions, part, _name(model, layer), settings.method)
     seconds["maps"] = lap()
@@ -92,9 +94,13 @@ def analyse(
     return summary
 
 
-def _shown_rows(predictions: Predictions, sheet_size: int) -> tuple[Tensor, int]:
-    """Return the pictures to show, int64 (M,), errors first, and how many errors they are."""
-    errors = shown_errors(predictions, REPORTED * sheet_size, sheet_size)
+def _shown_rows(predictions: Predictions, sheet_size: int, map_bytes: int) -> tuple[Tensor, int]:
+    """Return the pictures to show, int64 (M,), errors first, and how many errors they are.
+
+    `map_bytes` are those of one picture's maps.
+    """
+    limit = max(sheet_size, min(REPORTED * sheet_size, MAPS_BYTES // map_bytes))
+    errors = shown_errors(predictions, limit, sheet_size)
     return torch.cat([errors, predictions.unsure_hits()[:sheet_size]]), len(errors)
 
 
@@ -132,7 +138,11 @@ def _stopwatch() -> Callable[[], float]:
 def _summary(
     predictions: Predictions, data: Data, split: str, val_logits: Tensor | None, issues: LabelIssues
 ) -> dict[str, Any]:
-    summary = {"split": split, **metrics(predictions, data.classes), "label_issues": _issue_counts(issues)}
+    summary = {
+        "split": split,
+        **metrics(predictions, data.classes),
+        "label_issues": _issue_counts(predictions, issues),
+    }
     return summary | {"temperature_scaling": _temperature_scaling(predictions, data, split, val_logits)}
 
 
@@ -150,9 +160,10 @@ def _temperature_scaling(
     return temperature_scores(predictions, fit_temperature(val), f"val, {len(val.labels):,} pictures")
 
 
-def _issue_counts(issues: LabelIssues) -> dict[str, Any]:
+def _issue_counts(predictions: Predictions, issues: LabelIssues) -> dict[str, Any]:
     return {
         "candidates": len(issues.rows),
+        "credible": int(credible(predictions, issues).sum()),
         "estimated": issues.estimated,
         "method": "confident learning on this split, whose pictures the model was not trained on",
     }

@@ -7,20 +7,28 @@ from typing import Any
 import numpy as np
 
 from cifar_core.explain.calibration import BINS, Reliability
-from cifar_core.report.markup import percent, text
+from cifar_core.report.markup import cut, percent, text
 
 WIDTH, HEIGHT = 400, 260  # of a chart, in its own units
 
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 34, 40  # margins around the plotted area
 
 NAMED_CLASSES = 30  # up to here the confusion matrix has room for names
+WIDEST = 2400  # of the confusion matrix, unless it has more classes
 COUNTED_CLASSES = 16  # up to here its cells have room for counts
+CELLS = 10_000  # of the confusion matrix that are drawn at most
+BARRED_CLASSES = 100  # classes that have a bar, those of the lowest recall
+BINS_OF_EPOCHS = 200  # of a line with more points than two in each, the extremes of each are drawn
 
 Points = Sequence[tuple[float, float]]  # y not finite = a gap
 
 
 def line_chart(title: str, series: Mapping[str, Points], *, mark: float | None = None) -> str:
-    """Draw lines over epochs; `mark` is an epoch to point out."""
+    """Draw lines over epochs; `mark` is an epoch to point out.
+
+    Of a line of many points the least and the largest of each of BINS_OF_EPOCHS are drawn.
+    """
+    series = {name: _thinned(points) for name, points in series.items()}
     known = [point for points in series.values() for point in points if math.isfinite(point[1])]
     if not known:
         return _svg(title, f'<text x="{LEFT}" y="{HEIGHT / 2}">nothing to draw</text>')
@@ -77,18 +85,35 @@ def reliability_chart(title: str, before: Reliability, after: Reliability | None
 
 
 def class_bars(title: str, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
-    """Draw recall of each class with its interval, and precision as a diamond; the lowest recall on top."""
+    """Draw recall of each class with its interval, and precision as a diamond; the lowest recall on top.
+
+    Of many classes only the BARRED_CLASSES of the lowest recall have a bar.
+    """
     order = sorted(range(len(rows)), key=lambda k: (rows[k]["recall"] is None, rows[k]["recall"] or 0))
+    order = order[:BARRED_CLASSES]
     line, left, right = 22, 112, 128
     span = WIDTH + 60 - left - right
     parts = []
     for place, number in enumerate(order):
         parts.append(_class_bar(rows[number], names[number], 6 + line * place, left, span))
-    return _svg(title, "".join(parts), size=(WIDTH + 60, line * len(rows) + 8))
+    return _svg(title, "".join(parts), size=(WIDTH + 60, line * len(order) + 8))
+
+
+def drawn_cells(counts: np.ndarray) -> np.ndarray:
+    """Return the cells (M, 2) of counts (K, K) that are drawn: those with pictures, at most CELLS of them.
+
+    Right predictions come before confusions, frequent ones before rare ones.
+    """
+    cells = np.argwhere(counts)
+    if len(cells) <= CELLS:
+        return cells
+    true, pred = cells.T
+    order = np.lexsort((-counts[true, pred], true != pred))[:CELLS]
+    return cells[np.sort(order)]
 
 
 def confusion_chart(title: str, counts: np.ndarray, names: Sequence[str]) -> str:
-    """Draw counts (K, K), true class in rows; only cells with pictures are drawn.
+    """Draw counts (K, K), true class in rows; only `drawn_cells` are drawn.
 
     Colour grows with the square root of the share of the row, so that rare confusions show. Up to
     NAMED_CLASSES, cells carry data-t, data-p and data-n: true, predicted, number. Beyond, when there can be
@@ -97,31 +122,32 @@ def confusion_chart(title: str, counts: np.ndarray, names: Sequence[str]) -> str
     """
     num_classes = len(names)
     named = num_classes <= NAMED_CLASSES
-    cell = max(6, min(36, 480 // num_classes))
+    cell = max(1, min(36, max(6, 480 // num_classes), WIDEST // num_classes))
     left = 96 if named else 24
     side, top = cell * num_classes, left + 16
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     parts = [f'<rect class="ground" x="{left}" y="{top}" width="{side}" height="{side}"/>']
     if named:
         parts += [_edge_names(place, cell, left, top, name) for place, name in enumerate(names)]
-        for true, pred in np.argwhere(counts).tolist():
+        for true, pred in drawn_cells(counts).tolist():
             corner = (left + pred * cell, top + true * cell)
             parts.append(_cell(true, pred, int(counts[true, pred]), shares[true, pred], corner, cell, names))
     else:
-        parts += _cell_paths(shares, left, top, cell)
+        parts += _cell_paths(drawn_cells(counts), shares, left, top, cell)
     parts.append(f'<text x="{left}" y="14">predicted class \u2192</text>')
     parts.append(f'<text transform="translate(12 {top + side}) rotate(-90)">true class \u2192</text>')
     attributes = f'class="confusion" data-box="{left} {top} {cell}"'
     return _svg(title, "".join(parts), size=(left + side + 4, top + side + 4), attributes=attributes)
 
 
-def _cell_paths(shares: np.ndarray, left: int, top: int, cell: int) -> list[str]:
-    levels = np.ceil(np.sqrt(shares) * 16).astype(int)  # 1 to 16 where there are pictures
+def _cell_paths(cells: np.ndarray, shares: np.ndarray, left: int, top: int, cell: int) -> list[str]:
+    true, pred = cells.T
+    levels = np.ceil(np.sqrt(shares[true, pred]) * 16).astype(int)  # 1 to 16
     parts = []
-    for kind, mask in (("hit", np.eye(len(shares), dtype=bool)), ("miss", ~np.eye(len(shares), dtype=bool))):
+    for kind, mask in (("hit", true == pred), ("miss", true != pred)):
         for level in range(1, 17):
-            cells = np.argwhere(mask & (levels == level)).tolist()
-            path = "".join(f"M{left + p * cell} {top + t * cell}h{cell}v{cell}h-{cell}z" for t, p in cells)
+            chosen = cells[mask & (levels == level)].tolist()
+            path = "".join(f"M{left + p * cell} {top + t * cell}h{cell}v{cell}h-{cell}z" for t, p in chosen)
             if path:
                 parts.append(f'<path class="{kind}" fill-opacity="{level / 16:g}" d="{path}"/>')
     return parts
@@ -151,7 +177,7 @@ def _count(count: int, share: float, middle: tuple[float, float], cell: int) -> 
 
 def _edge_names(place: int, cell: int, left: int, top: int, name: str) -> str:
     middle = place * cell + cell / 2 + 4
-    label = f'style="font-size:{min(13, cell - 2)}px">{text(_cut(name, 13))}</text>'
+    label = f'style="font-size:{min(13, cell - 2)}px">{text(cut(name, 13))}</text>'
     return (
         f'<text class="end" x="{left - 6}" y="{top + middle:g}" {label}'
         f'<text transform="translate({left + middle:g} {top - 6}) rotate(-60)" {label}'
@@ -159,7 +185,7 @@ def _edge_names(place: int, cell: int, left: int, top: int, name: str) -> str:
 
 
 def _class_bar(row: Mapping[str, Any], name: str, y: float, left: float, span: float) -> str:
-    label = f'<text class="end" x="{left - 6}" y="{y + 13}">{text(_cut(name, 15))}</text>'
+    label = f'<text class="end" x="{left - 6}" y="{y + 13}">{text(cut(name, 15))}</text>'
     if row["recall"] is None:
         return f'{label}<text x="{left + 4}" y="{y + 13}" class="faint">no pictures</text>'
     low, high = (left + span * end for end in row["recall_interval"])
@@ -223,6 +249,18 @@ def _ticks(low: float, high: float) -> list[float]:
     return [number * step for number in range(first, last + 1)]
 
 
+def _thinned(points: Points) -> Points:
+    if len(points) <= 2 * BINS_OF_EPOCHS:
+        return points
+    kept = []
+    for some in np.array_split(np.arange(len(points)), BINS_OF_EPOCHS):
+        finite = [place for place in some if math.isfinite(points[place][1])]
+        ends = [find(finite, key=lambda place: points[place][1]) for find in (min, max) if finite]
+        gap = [place for place in some if place not in finite][:1]
+        kept += [points[place] for place in sorted({*ends, *gap})]
+    return kept
+
+
 def _path(points: Points, scale: _Scale) -> str:
     drawn, parts = False, []
     for x, y in points:
@@ -230,10 +268,6 @@ def _path(points: Points, scale: _Scale) -> str:
             parts.append(f"{'L' if drawn else 'M'}{scale.x(x):.1f} {scale.y(y):.1f}")
         drawn = math.isfinite(y)
     return "".join(parts)
-
-
-def _cut(name: str, letters: int) -> str:
-    return name if len(name) <= letters else name[: letters - 1].rstrip() + "\u2026"
 
 
 def _svg(

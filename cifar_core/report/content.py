@@ -14,6 +14,10 @@ from cifar_core.explain.labels import LabelIssues
 from cifar_core.explain.metrics import confusion_matrix
 from cifar_core.explain.predictions import Predictions
 from cifar_core.history import Row
+from cifar_core.report.markup import cut, shown
+
+NAMES = 30_000  # letters of all class names together
+SHORTEST, LONGEST = 12, 80  # letters to which a name is cut
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,12 @@ class Content:
     def counts(self) -> np.ndarray:
         """Confusion matrix (K, K), true class in rows."""
         return confusion_matrix(self.predictions.labels, self.predictions.preds, len(self.classes)).numpy()
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The classes as they are shown: printable, and cut where all would take many letters."""
+        letters = max(SHORTEST, min(LONGEST, NAMES // len(self.classes)))
+        return [cut(shown(name), letters) for name in self.classes]
 
     @property
     def headline(self) -> str:

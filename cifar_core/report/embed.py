@@ -29,13 +29,21 @@ class Sprite:
 
 
 def sprite(images: Tensor) -> Sprite:
-    """Lay uint8 images (M, 3, H, W), M >= 1, out as one JPEG.
+    """Lay uint8 images (M, 3, H, W), M >= 1, out as one JPEG of at most SPRITE_BYTES.
 
-    Sides above THUMB are shrunk.
+    Sides above THUMB are shrunk, further where the pictures are many.
     """
+    for side in (THUMB, THUMB // 2, THUMB // 4, THUMB // 8):
+        sheet = _sprite(images, side)
+        if len(sheet.uri) <= SPRITE_BYTES * 4 / 3 + 30:  # base64, and what stands before it
+            break
+    return sheet
+
+
+def _sprite(images: Tensor, side: int) -> Sprite:
     pictures = [to_picture(image) for image in images]
     for picture in pictures:
-        picture.thumbnail((THUMB, THUMB), Image.Resampling.LANCZOS)
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     width, height = pictures[0].size
     columns = max(1, round((len(pictures) * height / width) ** 0.5))
     sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height))

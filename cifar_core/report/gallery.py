@@ -2,14 +2,14 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from cifar_core.explain.cams import TARGETS, evidence
 from cifar_core.explain.metrics import finite
 from cifar_core.explain.predictions import pick
-from cifar_core.report.charts import NAMED_CLASSES
+from cifar_core.report.charts import NAMED_CLASSES, drawn_cells
 from cifar_core.report.content import Content
 from cifar_core.report.embed import grid_bytes, sprite, still
 from cifar_core.report.heat import INFERNO
@@ -17,15 +17,23 @@ from cifar_core.report.markup import percent, script_json, shown, text
 from cifar_core.report.sheets import METHODS
 
 GRID_BYTES = 300_000  # of all embedded maps
+GRID = 32  # cells a side of an embedded map at most
+DATA_BYTES = 1_500_000  # of all that the script reads
+FILE = 120  # letters of a file's name, its last ones
 STILLS = 16  # cards that show without JavaScript
 TOP = 3  # classes whose probabilities a card shows
 
 
 def galleries(content: Content) -> dict[str, str]:
     """Return the template's fields of the gallery of errors, the unsure hits and the script's data."""
-    cells = content.errors.grids.shape[2:].numel()
-    shown_rows = content.errors.rows[: max(1, GRID_BYTES // (len(TARGETS) * cells))]
-    grids = content.errors.grids[:, : len(shown_rows)]
+    cells = min(content.errors.grids.shape[2:].numel(), GRID**2)
+    some = max(1, GRID_BYTES // (len(TARGETS) * cells))
+    shown_rows, grids = content.errors.rows[:some], _coarse(content.errors.grids[:, :some])
+    data = script_json(_data(content, shown_rows, grids))
+    while len(data) > DATA_BYTES and len(shown_rows) > STILLS:
+        some = len(shown_rows) // 2
+        shown_rows, grids = shown_rows[:some], grids[:, :some]
+        data = script_json(_data(content, shown_rows, grids))
     total, cam = content.summary["errors"], content.summary["cam"]
     right = content.summary["pictures"] - total
     note = f"{_of(len(shown_rows), total, 'errors')}; misclassified.csv has all. "
@@ -44,8 +52,14 @@ def galleries(content: Content) -> dict[str, str]:
             f"Picture, {maps} for its class, and where that outweighs the runner-up."
         ),
         "hits": _hit_stills(content),
-        "data": script_json(_data(content, shown_rows, grids)),
+        "data": data,
     }
+
+
+def _coarse(grids: Tensor) -> Tensor:
+    """Average grids (T, M, h, w) to at most GRID cells a side."""
+    height, width = (min(side, GRID) for side in grids.shape[2:])
+    return grids if (height, width) == grids.shape[2:] else adaptive_avg_pool2d(grids, (height, width))
 
 
 def _of(some: int, total: int, what: str) -> str:
@@ -59,9 +73,9 @@ def _data(content: Content, rows: Tensor, grids: Tensor) -> dict[str, Any]:
     top = predictions.ranking[rows, :TOP]
     sheet = sprite(part.images[rows]) if len(rows) else None
     counts = content.counts
-    cells = np.argwhere(counts).tolist() if len(counts) > NAMED_CLASSES else []
+    cells = drawn_cells(counts).tolist() if len(counts) > NAMED_CLASSES else []
     return {
-        "classes": [shown(name) for name in content.classes],
+        "classes": content.names,
         "cells": [[true, pred, int(counts[true, pred])] for true, pred in cells],
         "colors": INFERNO.astype(int).tolist(),
         "targets": TARGETS,
@@ -76,7 +90,7 @@ def _data(content: Content, rows: Tensor, grids: Tensor) -> dict[str, Any]:
         },
         "pictures": {
             "index": part.index[rows].tolist(),
-            "file": [shown(part.names[row]) for row in rows.tolist()] if part.names else None,
+            "file": [_file(part.names[row]) for row in rows.tolist()] if part.names else None,
             "true": predictions.labels[rows].tolist(),
             "predicted": predictions.preds[rows].tolist(),
             "suggested": suggested[rows].tolist(),
@@ -114,8 +128,8 @@ def _hit_stills(content: Content) -> str:
     items = []
     for place, number in enumerate(rows.tolist()):
         true, _ = _names(content, number)
-        rival = content.classes[int(content.predictions.runners_up[number])]
-        alt = f"{shown(true)}, recognised: picture, map of its class, map of its lead over {shown(rival)}"
+        rival = content.names[int(content.predictions.runners_up[number])]
+        alt = f"{true}, recognised: picture, map of its class, map of its lead over {rival}"
         picture = still(images[place], maps[0, place], maps[3, place])
         title = f'<span class="is-true">{text(true)}</span>, not {text(rival)}'
         items.append(_card(content, number, picture, alt, title))
@@ -125,7 +139,7 @@ def _hit_stills(content: Content) -> str:
 def _card(content: Content, number: int, picture: str, alt: str, title: str) -> str:
     confidence = finite(content.predictions.confidence[number].item())
     p_true = finite(content.predictions.probs[number, content.predictions.labels[number]].item())
-    file = f" · {content.part.names[number]}" if content.part.names else ""
+    file = f" · {_file(content.part.names[number])}" if content.part.names else ""
     sure = "" if content.predictions.hits[number] else f" · p(true) {percent(p_true)}"
     detail = f"confidence {percent(confidence)}{sure} · index {content.part.index[number]}{file}"
     return (
@@ -136,4 +150,8 @@ def _card(content: Content, number: int, picture: str, alt: str, title: str) -> 
 
 def _names(content: Content, number: int) -> tuple[str, str]:
     labels, preds = content.predictions.labels, content.predictions.preds
-    return content.classes[int(labels[number])], content.classes[int(preds[number])]
+    return content.names[int(labels[number])], content.names[int(preds[number])]
+
+
+def _file(name: str) -> str:
+    return shown(name) if len(name) <= FILE else "\u2026" + shown(name[1 - FILE :])

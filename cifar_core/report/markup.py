@@ -17,6 +17,11 @@ def shown(value: Any) -> str:
     )
 
 
+def cut(name: str, letters: int) -> str:
+    """Return the name, or what fits into `letters` and an ellipsis."""
+    return name if len(name) <= letters else name[: letters - 1].rstrip() + "\u2026"
+
+
 def text(value: Any) -> str:
     """Escape a value for HTML text and for quoted attributes."""
     return html.escape(shown(value))

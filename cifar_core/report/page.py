@@ -8,20 +8,25 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+import numpy as np
+
 from cifar_core.explain.calibration import reliabilities
+from cifar_core.explain.metrics import quoted
 from cifar_core.history import Row
 from cifar_core.report import charts as charts_module
-from cifar_core.report.content import Content
+from cifar_core.report.content import LONGEST, Content
 from cifar_core.report.embed import row, to_picture
 from cifar_core.report.findings import findings
 from cifar_core.report.gallery import galleries
-from cifar_core.report.markup import flatten, percent, shown, table, text
+from cifar_core.report.markup import cut, flatten, percent, shown, table, text
 
+VALUE, ROWS = 1_000, 500  # letters of a value that are shown, and rows of a table of them
+LISTS = ("per_class", "confused_pairs", "never_predicted")  # of the scores, that are shown otherwise
 HERE = Path(__file__).parent
 
 
 def write_report(out_dir: Path, content: Content) -> None:
-    """Write report.html, a file under 2 MB whatever the number of errors."""
+    """Write report.html, a file under 3 MB whatever the numbers of classes, pictures, errors and epochs."""
     script = (HERE / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     fields = {
@@ -48,7 +53,7 @@ def _headline(content: Content) -> dict[str, str]:
         f"{summary['errors']:,} errors."
     )
     tiles = "".join(
-        f'<div><dt>{label}</dt><dd class="value">{value}</dd><dd class="note">{note}</dd></div>'
+        f'<div><dt>{label}</dt><dd class="value">{value}</dd><dd class="note">{text(note)}</dd></div>'
         for label, value, note in _tiles(summary)
     )
     lines = "".join(f"<li>{text(line)}</li>" for line in findings(summary, content.history, facts))
@@ -57,7 +62,7 @@ def _headline(content: Content) -> dict[str, str]:
 
 def _tiles(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     scaled = summary["temperature_scaling"]
-    issues = summary["label_issues"]
+    suspicious = summary["label_issues"]["credible"]
     after = scaled["temperature"] is not None
     # All right or all wrong leaves a bootstrap interval without width.
     degenerate = summary["acc"] in (0, 1)
@@ -65,7 +70,8 @@ def _tiles(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     nll = summary["nll_interval"]
     return [
         ("Accuracy", percent(summary["acc"], 2), _range(interval) + (" (Wilson)" if degenerate else "")),
-        ("Top-5 accuracy", percent(summary["top5_acc"], 2), _range(summary["top5_acc_interval"])),
+        *_balanced_tile(summary),
+        *_top5_tile(summary),
         ("Macro F1", percent(summary["macro_f1"], 2), "mean over the classes"),
         (
             "Loss (NLL)",
@@ -83,8 +89,24 @@ def _tiles(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             f"{_number(scaled['brier'])} after scaling" if after else "0 is perfect, 2 the worst",
         ),
         ("Errors", f"{summary['errors']:,}", f"of {summary['pictures']:,} pictures"),
-        ("Suspicious labels", f"{issues['candidates']:,}", "by confident learning"),
+        *([("Suspicious labels", f"{suspicious:,}", "by confident learning")] if suspicious else []),
     ]
+
+
+def _balanced_tile(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return balanced accuracy where it is another figure than accuracy: beside what a constant gives."""
+    if summary["checks"]["balanced"]:
+        return []
+    majority = summary["majority"]
+    always = f"always {cut(quoted(majority['name']), 20)}: {percent(majority['acc'], 2)}"
+    return [("Balanced accuracy", percent(summary["balanced_acc"], 2), f"mean over the classes; {always}")]
+
+
+def _top5_tile(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return top-5 accuracy where there are more classes than five: else it is always 1."""
+    if len(summary["per_class"]) <= 5:
+        return []
+    return [("Top-5 accuracy", percent(summary["top5_acc"], 2), _range(summary["top5_acc_interval"]))]
 
 
 def _range(interval: Sequence[float]) -> str:
@@ -98,7 +120,7 @@ def _number(value: float | None) -> str:
 def _confusions(content: Content) -> dict[str, str]:
     rows = [
         (
-            f"{pair['a']} / {pair['b']}",
+            f"{cut(shown(pair['a']), LONGEST)} / {cut(shown(pair['b']), LONGEST)}",
             f"{pair['a_as_b']:,}",
             f"{pair['b_as_a']:,}",
             percent(pair["errors"] / content.summary["errors"]),
@@ -106,10 +128,14 @@ def _confusions(content: Content) -> dict[str, str]:
         for pair in content.summary["confused_pairs"]
     ]
     pairs = table(("pair a / b", "a taken for b", "b for a", "of all errors"), rows, numbers=True)
+    cells = int(np.count_nonzero(content.counts))
+    most = charts_module.CELLS
+    left_out = (
+        f'<p class="hint">The {most:,} fullest of {cells:,} cells are drawn.</p>' if cells > most else ""
+    )
+    chart = charts_module.confusion_chart("Confusion matrix", content.counts, content.names)
     return {
-        "confusion": charts_module.confusion_chart(
-            "Confusion matrix", content.counts, [shown(name) for name in content.classes]
-        ),
+        "confusion": left_out + chart,
         "pairs": pairs if rows else "<p>There are no errors.</p>",
     }
 
@@ -140,11 +166,15 @@ def _classes(content: Content) -> dict[str, str]:
         )
         for at in summary["at_confidence"]
     ]
-    names = [shown(name) for name in content.classes]
+    bars = charts_module.class_bars("Recall and precision of each class", summary["per_class"], content.names)
+    barred = charts_module.BARRED_CLASSES
+    left_out = (
+        f'<p class="hint">The {barred} classes of the lowest recall, of {len(content.classes):,}.</p>'
+        if len(content.classes) > barred
+        else ""
+    )
     return {
-        "classes": charts_module.class_bars(
-            "Recall and precision of each class", summary["per_class"], names
-        ),
+        "classes": left_out + bars,
         "reliability": charts_module.reliability_chart("Reliability diagram", before, after),
         "reliability_note": text(note),
         "at_confidence": table(("confidence", "accuracy", "pictures", "share"), rows, numbers=True),
@@ -167,7 +197,7 @@ def _training(content: Content) -> dict[str, str]:
         shown_here.images, shown_here.draws, shown_here.labels.tolist(), strict=True
     ):
         pictures = [to_picture(image).resize((48, 48)) for image in (original, *drawn)]
-        name = text(content.classes[label])
+        name = text(content.names[label])
         alt = f"{name}: the original and {len(drawn)} augmented draws"
         strips.append(f'<li><span>{name}</span><img src="{row(pictures, gap=2)}" alt="{alt}"></li>')
     return {"curves": curves, "augmentations": "".join(strips)}
@@ -189,9 +219,7 @@ def _run(content: Content) -> dict[str, str]:
     facts, summary = content.facts, content.summary
     differences = [(key, *map(_value, pair)) for key, pair in facts.get("differences", {}).items()]
     seconds = [(f"{name}, seconds", f"{value:.2f}") for name, value in _seconds(facts, summary)]
-    scores = [
-        (key, _value(value)) for key, value in flatten(summary) if key not in ("per_class", "confused_pairs")
-    ]
+    scores = [(key, _value(value)) for key, value in flatten(summary) if key not in LISTS]
     return {
         "command": text(facts.get("command") or "not recorded"),
         "differences": table(("key", "default", "this run"), differences)
@@ -214,9 +242,12 @@ def _seconds(facts: Mapping[str, Any], summary: Mapping[str, Any]) -> list[tuple
 def _listed(values: Mapping[str, Any] | None) -> str:
     if not values:
         return "<p>Not recorded.</p>"
-    return table(("key", "value"), [(key, _value(value)) for key, value in flatten(values)])
+    return table(
+        ("key", "value"), [(cut(key, VALUE), _value(value)) for key, value in flatten(values)[:ROWS]]
+    )
 
 
 def _value(value: Any) -> str:
     """Write a value as JSON does, so that null, "" and lists are told apart; bare words stay bare."""
-    return value if isinstance(value, str) and value else json.dumps(value, default=str, ensure_ascii=False)
+    bare = isinstance(value, str) and value
+    return cut(value if bare else json.dumps(value, default=str, ensure_ascii=False), VALUE)

@@ -12,6 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from cifar_core.explain.calibration import BINS, Reliability
 from cifar_core.history import Row
 
+NUMBERED = 100  # classes up to which cells have counts and each class has a bar
+BLOCKS = 1_000  # squares a side of the confusion matrix
 LETTERS = 22  # of a class name that fit beside a plot
 DPI = 100
 
@@ -19,22 +21,28 @@ BLUE, VERMILION, GREEN = "#0067a5", "#c44900", "#00785a"
 
 
 def confusion_plot(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
-    """Draw counts (K, K), true class in rows; colours are each row's shares, with small ones lifted."""
+    """Draw counts (K, K), true class in rows; colours are each row's shares, with small ones lifted.
+
+    The picture has the same size from NUMBERED classes on: cells then have no counts, not every class has its
+    name, and beyond BLOCKS classes a block of cells has the largest share among them.
+    """
     num_classes = len(names)
     cell = max(0.21, min(0.62, 7 / num_classes))  # inches
-    side = max(3.2, cell * num_classes)
+    side = max(3.2, cell * min(num_classes, NUMBERED))
     figure = Figure(figsize=(side + 3, side + 2), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    squares = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
-    for true, pred in np.argwhere(counts):
+    extent = (-0.5, num_classes - 0.5, num_classes - 0.5, -0.5)
+    squares = axes.imshow(_pooled(shares), cmap="Blues", norm=PowerNorm(0.5, 0, 1), extent=extent)
+    for true, pred in np.argwhere(counts) if num_classes <= NUMBERED else ():
         digits = str(counts[true, pred])
         size = min(10, 72 * cell / max(2, len(digits)))  # a digit is about 0.6 of its height wide
         color = "white" if shares[true, pred] > 0.35 else "black"
         axes.text(pred, true, digits, ha="center", va="center", color=color, fontsize=size)
-    labels, size = _short(names), min(10, 45 * cell)
-    axes.set_xticks(range(num_classes), labels, rotation=90, fontsize=size, parse_math=False)
-    axes.set_yticks(range(num_classes), labels, fontsize=size, parse_math=False)
+    every, size = -(-num_classes // NUMBERED), min(10, 45 * cell)
+    places, labels = range(0, num_classes, every), _short(names[::every])
+    axes.set_xticks(places, labels, rotation=90, fontsize=size, parse_math=False)
+    axes.set_yticks(places, labels, fontsize=size, parse_math=False)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.set_title(f"Confusion matrix\n{title}", fontsize=11)
@@ -45,12 +53,14 @@ def confusion_plot(counts: np.ndarray, names: Sequence[str], title: str) -> Figu
 def class_plot(rows: Sequence[Mapping[str, Any]], names: Sequence[str], acc: float, title: str) -> Figure:
     """Draw each class's recall with its interval, the lowest on top, precision and F1 beside it.
 
-    `rows` are those of `metrics`; the line is the accuracy of all pictures.
+    `rows` are those of `metrics`; the line is the accuracy of all pictures. Of more than NUMBERED classes
+    those of the lowest recall are drawn.
     """
     order = sorted(range(len(rows)), key=lambda k: (rows[k]["recall"] is None, rows[k]["recall"] or 0))
-    figure = Figure(figsize=(9, 1.8 + 0.26 * len(names)), dpi=DPI, layout="constrained")
+    order = order[:NUMBERED]
+    figure = Figure(figsize=(9, 1.8 + 0.26 * len(order)), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
-    axes.barh(range(len(rows)), [rows[k]["recall"] or 0 for k in order], color=BLUE, alpha=0.8, height=0.7)
+    axes.barh(range(len(order)), [rows[k]["recall"] or 0 for k in order], color=BLUE, alpha=0.8, height=0.7)
     for place, k in enumerate(order):
         row, right = rows[k], axes.get_yaxis_transform()
         if row["recall_interval"]:
@@ -71,11 +81,12 @@ def class_plot(rows: Sequence[Mapping[str, Any]], names: Sequence[str], acc: flo
     ]
     axes.plot(*zip(*known, strict=True), color=VERMILION, marker="D", markersize=5, linestyle="")
     axes.axvline(acc, color="dimgray", linewidth=1, linestyle="--")
-    axes.set_yticks(range(len(rows)), [_short(names)[k] for k in order], fontsize=9, parse_math=False)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_yticks(range(len(order)), _short([names[k] for k in order]), fontsize=9, parse_math=False)
+    axes.set_ylim(len(order) - 0.4, -0.6)
     axes.set_xlim(0, 1)
     axes.set_xlabel("bar: recall with its 95 % interval; diamond: precision; line: accuracy of all pictures")
-    axes.set_title(f"Each class\n{title}", fontsize=11)
+    which = "Each class" if len(order) == len(rows) else f"The {len(order)} hardest of {len(rows):,} classes"
+    axes.set_title(f"{which}\n{title}", fontsize=11)
     _clean(axes)
     return figure
 
@@ -125,6 +136,13 @@ def _curves(axes: Axes, history: Sequence[Row], title: str, keys: Sequence[str])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_title(title, fontsize=11)
     _clean(axes)
+
+
+def _pooled(shares: np.ndarray) -> np.ndarray:
+    """Return the largest share in each of at most BLOCKS x BLOCKS blocks of (K, K)."""
+    block = -(-len(shares) // BLOCKS)
+    edges = range(0, len(shares), block)
+    return np.maximum.reduceat(np.maximum.reduceat(shares, edges, axis=0), edges, axis=1)
 
 
 def _short(names: Sequence[str]) -> list[str]:

@@ -12,9 +12,9 @@ class AnalysisSettings:
     level: str = "full"  # full, light (no matplotlib), none
     layer: str = ""  # module whose grid the CAM uses; empty = the model's own
     method: str = "gradcam"  # gradcam, gradcam++
-    sheet_size: int = 100  # pictures on a contact sheet
+    sheet_size: int = 100  # pictures on a contact sheet, at most 500: it takes 100 kB of memory each
 
     def __post_init__(self) -> None:
         one_of("analysis.level", ("full", "light", "none"), self.level)
         one_of("analysis.method", ("gradcam", "gradcam++"), self.method)
-        law(self.sheet_size >= 1, "analysis.sheet_size", "at least 1", self.sheet_size)
+        law(1 <= self.sheet_size <= 500, "analysis.sheet_size", "from 1 to 500", self.sheet_size)

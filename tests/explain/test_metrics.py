@@ -1,10 +1,13 @@
 import json
 import math
+import warnings
 
 import numpy as np
 import pytest
 import sklearn.metrics as reference
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from cifar_core.explain.metrics import (
@@ -13,11 +16,13 @@ from cifar_core.explain.metrics import (
     confusion_matrix,
     metrics,
     probability_scores,
+    remarks,
     temperature_scores,
     top_k_accuracy,
     wilson_interval,
 )
 from cifar_core.explain.predictions import Predictions
+from cifar_core.train.predict import balanced_acc
 from tests.report.examples import NAMES, guesses
 
 LABELS = np.random.default_rng(0).integers(0, 10, 300).tolist()
@@ -52,6 +57,54 @@ def test_macro_f1_leaves_out_classes_that_never_occur_as_scikit_learn_does():
     precisions, f1 = ([row[key] for row in numbers["per_class"]] for key in ("precision", "f1"))
     assert precisions == [1, 0.5, None, 0, None]
     assert f1 == pytest.approx([2 / 3, 2 / 3, 0, 0, None])
+
+
+@given(
+    labels=st.lists(st.integers(0, 3), min_size=1, max_size=40),
+    seed=st.integers(0, 99),
+    constant=st.booleans(),
+)
+def test_balanced_accuracy_equals_scikit_learns(labels: list[int], seed: int, constant: bool):
+    preds = np.random.default_rng(seed).integers(0, 5, len(labels))
+    preds[:] = preds[0] if constant else preds
+    predictions = Predictions.of(torch.tensor(labels), torch.eye(6)[preds])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes that are predicted and have no pictures
+        expected = reference.balanced_accuracy_score(labels, preds)
+    assert metrics(predictions, "abcdef")["balanced_acc"] == pytest.approx(expected)
+    assert balanced_acc(predictions.preds, predictions.labels) == pytest.approx(expected)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=30))
+def test_remarks_are_made_where_the_accuracy_hides_something(pairs: list[tuple[int, int]]):
+    labels, preds = (torch.tensor(part) for part in zip(*pairs, strict=True))
+    told = " | ".join(remarks(confusion_matrix(labels, preds, 5), "abcde"))
+    sizes, acc = labels.bincount(minlength=5), (labels == preds).double().mean().item()
+    several = int((sizes > 0).sum()) > 1
+    absent = {"abcde"[k] for k in labels.unique().tolist() if k not in preds}
+    alone = len(preds.unique()) == 1
+    assert ("are called" in told) == (several and alone)
+    assert ("never predicted" in told) == (several and not alone and bool(absent))
+    assert ("no better than always" in told) == (several and acc <= sizes.max().item() / len(labels))
+    if "never predicted" in told:
+        assert {name for name in "abcde" if f"'{name}' (" in told.split(" | ")[0]} == absent
+
+
+def test_an_imbalanced_split_is_told_by_its_smallest_class_and_its_largest():
+    labels = torch.tensor([0] * 100 + [1] * 2)
+    counts = confusion_matrix(labels, torch.zeros_like(labels), 2)
+    assert remarks(counts, ("many", "rare")) == [
+        "all 102 pictures are called 'many'",
+        "no better than always answering 'many' (98.04%)",
+    ]
+    assert remarks(torch.tensor([[99, 0, 1], [1, 0, 0], [0, 0, 9]]), ("many", "rare", "few")) == [
+        "never predicted: 'rare' (1 picture)",
+        "always answering 'many' gives 90.91%",
+    ]
+    assert remarks(torch.tensor([[9, 1], [0, 0]]), "ab") == []  # one class has all the pictures
+    many = confusion_matrix(torch.arange(99), torch.arange(99) // 50, 99)
+    assert remarks(many, ["x" * 300 + "\n"] * 99)[0].endswith(" and 92 more classes")
+    assert len(remarks(many, ["x" * 300 + "\n"] * 99)[0]) < 400
 
 
 def test_the_bootstrap_interval_is_that_of_resampled_pictures(predictions: Predictions):
