@@ -67,7 +67,7 @@ def analyse(
     seconds["model"] = lap()
 
     one = cams(model, layer, data, part, predictions, torch.zeros(1, dtype=torch.int64))
-    rows, errors = _shown_rows(predictions, settings.sheet_size, one.grids.element_size() * one.grids.numel())
+    rows, errors = _shown_rows(predictions, settings.sheet_size, one.grids.nbytes)
     maps = cams(model, layer, data, part, predictions, rows, method=settings.method)
     _tell_maps(out_dir, summary, maps, predictions, part, _name(model, layer), settings.method)
     seconds["maps"] = lap()
