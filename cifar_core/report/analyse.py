@@ -48,9 +48,8 @@ def analyse(
     """Write what a run with its best weights explains about itself to `out_dir`; return its metrics.
 
     `logits` (N, K) are the model's for `data.test` or `data.val`, named by `split`; `val_logits` those for
-    `data.val`, on which the temperature is fitted. `history` has a row an epoch: epoch, train/loss,
-    train/acc, the same for val or test, lr. `facts`, those of `Content`, are told as far as they
-    are there. Level light draws no plots and imports no matplotlib; level none does nothing and returns {}.
+    `data.val`, on which the temperature is fitted. `history` has a row an epoch. `facts`, those of `Content`,
+    are told as far as they are there. Level light draws no plots; level none does nothing and returns {}.
     Raises ValueError where `settings.layer`, or else `cam_layer`, is no module with a grid.
     """
     if settings.level == "none":
