@@ -200,7 +200,8 @@ def _few_pictures(data: Data) -> Iterator[Finding]:
             yield Finding(
                 "few_pictures",
                 f"{name} has {len(split)} pictures: one standard error of an accuracy of 90 % is "
-                f"{error:.1%}, so smaller differences say nothing: add pictures, or set data.{name}_size",
+                f"{error:.1%}, so smaller differences say nothing: add pictures, or "
+                f"raise data.{name}_size where they are split off",
                 stops=False,
             )
 

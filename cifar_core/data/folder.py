@@ -83,7 +83,8 @@ def scan(root: Path, *, judge: bool = False) -> Folder:
     notes: list[str] = []
     splits = {split: _list_split(root, some, classes, passed) for split, some in folders.items()}
     for split, listing in splits.items():
-        lacking = [name for label, name in enumerate(classes) if label not in set(listing.labels)]
+        present = set(listing.labels)
+        lacking = [name for label, name in enumerate(classes) if label not in present]
         path = getattr(found, split)
         if len(lacking) == len(classes):
             raise FileNotFoundError(f"{path} holds no pictures in its class folders{_told(passed)}")
@@ -113,7 +114,8 @@ def pictures_below(folder: Path) -> tuple[list[Path], dict[str, int]]:
     a folder that it lies in.
     """
     passed: Counter[str] = Counter()
-    return sorted(folder / file.name for file in _pictures(folder, "", passed, ())), dict(passed)
+    above = _above(folder.resolve().parent)
+    return sorted(folder / file.name for file in _pictures(folder, "", passed, above)), dict(passed)
 
 
 def passed_over(passed: Mapping[str, int]) -> str:
@@ -202,15 +204,20 @@ def _check_known(path: Path, names: Mapping[str, Path], train: Path, classes: Se
 def _list_split(
     root: Path, folders: Mapping[str, Path], classes: Sequence[str], passed: Counter[str]
 ) -> Listing:
-    listing = Listing()
+    listing, above = Listing(), _above(root.resolve())
     for label, name in enumerate(classes):
         if name in folders:
             path = folders[name]
             prefix = path.relative_to(root).as_posix() + "/"
-            files = sorted(_pictures(path, prefix, passed, (_identity(root), _identity(path.parent))))
+            files = sorted(_pictures(path, prefix, passed, (*above, _identity(path.parent))))
             listing.files.extend(files)
             listing.labels.extend([label] * len(files))
     return listing
+
+
+def _above(folder: Path) -> tuple[tuple[int, int], ...]:
+    """Return what tells a folder and all that it lies in."""
+    return tuple(map(_identity, (folder, *folder.parents)))
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """What a run folder lets change between two attempts, and what it never loses."""
 
+import copy
 import os
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from experiments.config.compose import compose
+from experiments.config.renamed import ADDED
 from experiments.config.values import plain
 from experiments.files import flatten
 from experiments.runs.folder import RunFolder
@@ -103,3 +105,16 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path):
     with folder:
         there = {path.name for path in tmp_path.iterdir()}
     assert there == {"last.pt", ".hidden", "lock", "run.log"}
+
+
+def test_keys_that_came_later_do_not_make_an_older_run_another(tmp_path: Path):
+    now = plain(compose([]))
+    saved = copy.deepcopy(now)
+    for key in ADDED:
+        group, _, name = key.partition(".")
+        del saved[group][name]
+    claim(tmp_path / "older", saved, now)
+    now["data"]["background"] = [0, 0, 0]
+    law = r"holds a run with data.background=\[255, 255, 255\], got \[0, 0, 0\]"
+    with pytest.raises(ValueError, match=law):
+        claim(tmp_path / "other", saved, now)
