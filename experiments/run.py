@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.cli import UserError, exit_codes, signals, user_mistakes
 from experiments.config.compose import compose
+from experiments.config.effects import refuse_single
 from experiments.config.explain import explain
 from experiments.config.renamed import renew_config
 from experiments.files import CONF
@@ -45,6 +46,7 @@ def main() -> None:
             return
         if not asks and not any(override.startswith("hydra.mode=") for override in args.overrides):
             with user_mistakes():
+                refuse_single(args.overrides)
                 compose(args.overrides, config_name=args.config_name or "config", config_dir=args.config_dir)
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
         try:

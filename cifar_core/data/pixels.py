@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cifar_core.data.normalisation import statistics
 from cifar_core.data.split import Data, Split
 
 EMPTY = 2  # levels of 256 that the pixels of an empty picture may differ by, in each channel
@@ -34,13 +35,8 @@ def name(split: str, part: Split, position: int) -> str:
 
 def mean_std(images: Tensor) -> tuple[list[float], list[float]]:
     """Return mean and standard deviation per channel of uint8 images (N, 3, H, W), 0-255; std above 0."""
-    sums = torch.zeros(2, 3, dtype=torch.float64, device=images.device)
-    for chunk in images.split(CHUNK):
-        pixels = chunk.float()
-        sums += torch.stack([pixels.sum((0, 2, 3)), pixels.square().sum((0, 2, 3))])
-    mean, square = sums / (images.numel() / 3)
-    std = (square - mean.square()).clamp(min=0).sqrt()
-    return mean.tolist(), [value if value >= 0.1 else 1.0 for value in std.tolist()]
+    mean, std = statistics(images)
+    return mean, [value if value >= 0.1 else 1.0 for value in std]
 
 
 def copies(data: Data) -> dict[bytes, list[Place]]:

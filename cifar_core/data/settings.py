@@ -9,10 +9,18 @@ from typing import Any
 from cifar_core.laws import law, one_of
 
 SOURCES = ("cifar10", "cifar100", "folder", "digits")
+AUTO = "auto"  # as mean or std: measured on the training pictures
 
 SUITED: dict[str, dict[str, Any]] = {  # where a source differs from the defaults, which are CIFAR-10's
     "cifar100": {"mean": [129.3, 124.1, 112.4], "std": [68.2, 65.4, 70.4]},
-    "folder": {"root": "", "download": False, "val_size": 0.1, "test_size": 0.2},
+    "folder": {
+        "root": "",
+        "download": False,
+        "mean": AUTO,
+        "std": AUTO,
+        "val_size": 0.1,
+        "test_size": 0.2,
+    },
     "digits": {
         "download": False,
         "mean": [77.9, 77.9, 77.9],
@@ -21,6 +29,11 @@ SUITED: dict[str, dict[str, Any]] = {  # where a source differs from the default
         "test_size": 0.2,
     },
 }
+
+
+def _are_three(values: Any) -> bool:
+    numbers = isinstance(values, Sequence) and not isinstance(values, str)
+    return numbers and len(values) == 3 and all(type(value) in (int, float) for value in values)
 
 
 def _share_or_count(key: str, got: float) -> None:
@@ -46,8 +59,9 @@ class DataSettings:
     # What transparent pictures of a folder are laid over, per channel, 0-255.
     background: list[int] = field(default_factory=lambda: [255, 255, 255])
     white: float = 0  # the value that is white in pictures of more than 8 bits; 0 = as the file type says
-    mean: list[float] = field(default_factory=lambda: [125.3, 123.0, 113.9])  # per channel, 0-255
-    std: list[float] = field(default_factory=lambda: [63.0, 62.1, 66.7])  # per channel, 0-255
+    # Per channel, 0-255, or AUTO; Any, as OmegaConf has no type for "a list or a word".
+    mean: Any = field(default_factory=lambda: [125.3, 123.0, 113.9])
+    std: Any = field(default_factory=lambda: [63.0, 62.1, 66.7])
     val_size: float = 5000  # split off the training set; below 1 a share, else a number of pictures; 0 = none
     test_size: float = 0  # the same, for sources that come without a test set
     split_seed: int = 0  # the splits' own seed, apart from the run's
@@ -62,8 +76,8 @@ class DataSettings:
         image_size: int | None = None,
         background: Sequence[int] | None = None,
         white: float | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        mean: Sequence[float] | str | None = None,
+        std: Sequence[float] | str | None = None,
         val_size: float | None = None,
         test_size: float | None = None,
         split_seed: int | None = None,
@@ -93,8 +107,11 @@ class DataSettings:
         law(self.image_size >= 8, "data.image_size", "at least 8", self.image_size)
         for key in ("background", "mean", "std"):
             values, key = getattr(self, key), f"data.{key}"
-            law(len(values) == 3, key, "three numbers, one a channel", list(values))
-            law(all(0 <= v <= 255 for v in values), key, "between 0 and 255", list(values))
+            if values == AUTO and key != "data.background":
+                continue
+            which = "auto or three numbers" if isinstance(values, str) else "three numbers"
+            law(_are_three(values), key, f"{which}, one a channel", values)
+            law(all(0 <= v <= 255 for v in values), key, "between 0 and 255", values)
         law(self.white >= 0, "data.white", "0 or above", self.white)
         files = self.source == "folder"
         law(
@@ -104,7 +121,7 @@ class DataSettings:
             list(self.background),
         )
         law(files or not self.white, "data.white", "left out but with data=folder", self.white)
-        law(all(v > 0 for v in self.std), "data.std", "above 0", list(self.std))
+        law(self.std == AUTO or all(v > 0 for v in self.std), "data.std", "above 0", self.std)
         _share_or_count("data.val_size", self.val_size)
         _share_or_count("data.test_size", self.test_size)
         law(self.split_seed >= 0, "data.split_seed", "at least 0", self.split_seed)

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from cifar_core.data import cifar, folder
 from cifar_core.data.cache import Decoded, Pictures, cached, fingerprint
+from cifar_core.data.normalisation import constants
 from cifar_core.data.picture import PLAIN, Reading
 from cifar_core.data.settings import DataSettings
 from cifar_core.data.split import Data, Split, is_drawn, split_off
@@ -50,14 +51,16 @@ def load_data(settings: DataSettings, *, judge: bool = False) -> Data:
         own = np.concatenate([own, len(labels) + np.arange(len(decoded.val.labels))])
         pictures = _joined(pictures, decoded.val)
     own_val = decoded.val is not None and settings.val_size > 0
+    training, cache = _split(pictures, own), None if settings.source == "digits" else _cache(settings)
+    mean, std = constants(settings, training, cache=cache, stamp=stamp)
     return Data(
         source=settings.source,
         classes=decoded.classes,
-        train=_split(pictures, own),
+        train=training,
         val=_whole(decoded.val) if decoded.val is not None and own_val else _split(decoded.train, val),
         test=_split(decoded.train, test) if decoded.test is None else _whole(decoded.test),
-        mean=triple(settings.mean),
-        std=triple(settings.std),
+        mean=mean,
+        std=std,
         fingerprint=_of_drawn(stamp) if drawn else stamp,
     )
 
@@ -200,9 +203,3 @@ def _resized(pictures: Pictures, image_size: int) -> Pictures:
     if pictures.images.shape[-1] == image_size:
         return pictures
     return replace(pictures, images=resize(pictures.images, image_size))
-
-
-def triple(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return one number a channel, red, green, blue."""
-    red, green, blue = map(float, values)
-    return red, green, blue

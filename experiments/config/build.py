@@ -26,7 +26,7 @@ from cifar_core.train.loop import Mix
 from cifar_core.train.numerics import set_up
 from cifar_core.train.state import TrainState, start, steps_per_epoch
 from experiments.config.allowed import check_calls
-from experiments.config.values import Settings, settings
+from experiments.config.values import Settings, settings, with_constants
 from experiments.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
@@ -46,15 +46,22 @@ class Training:
     mix: Mix | None
 
 
-def training(cfg: DictConfig, options: Settings | None = None, *, resumes: bool = False) -> Training:
+def training(
+    cfg: DictConfig,
+    options: Settings | None = None,
+    *,
+    data: Data | None = None,
+    resumes: bool = False,
+) -> Training:
     """Build all parts, data first. Sets torch's global seed, thread count and matrix precision.
 
-    ``options`` are the settings of ``cfg``, where the caller has read them already. Where a checkpoint
-    ``resumes`` the training, weights from elsewhere are not fetched.
+    ``options`` are the settings of ``cfg`` and ``data`` is what they name, where the caller has read them
+    already. Where a checkpoint ``resumes`` the training, weights from elsewhere are not fetched.
     """
     options = options or settings(cfg)
     numerics = set_up(options.trainer)
-    data = load_data(options.data).to(numerics.device)
+    data = data or load_data(options.data)
+    cfg, data = with_constants(cfg, data.mean, data.std), data.to(numerics.device)
     torch.manual_seed(cfg.seed)
     net = numerics.place(model(cfg, num_classes=data.num_classes, pretrained=not resumes))
     start_weights(cfg, net, data, elsewhere=not resumes)

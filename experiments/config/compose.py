@@ -24,19 +24,24 @@ ALLOWED = "security.allowed_targets"
 
 
 def compose(
-    overrides: Sequence[str], *, config_name: str = "config", config_dir: str | None = None
+    overrides: Sequence[str],
+    *,
+    config_name: str = "config",
+    config_dir: str | None = None,
+    in_sweep: bool = False,
 ) -> DictConfig:
     """Compose conf/ with ``overrides``, in Hydra's syntax, and check the result whole.
 
     ``config_dir`` is a further folder of options, as in Hydra's ``--config-dir``. Raises ValueError with one
-    line that names the key, the law and what came.
+    line that names the key, the law and what came. A point of a sweep (``in_sweep``) may have options that
+    do something at other points only.
     """
     if config_dir and not Path(config_dir).is_dir():
         raise ValueError(f"--config-dir must be a folder, got {config_dir}")
     more = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
     cfg = _compose(CONF, config_name, [*more, *overrides])
     renew_config(cfg, tell=True)
-    check(cfg)
+    check(cfg, () if in_sweep else overrides)
     return cfg
 
 
@@ -57,7 +62,7 @@ def compose_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
         cfg: Any = OmegaConf.merge(OmegaConf.structured(schema.Config), saved)
     except OmegaConfBaseException as error:
         raise ValueError(explain(error)) from error
-    check(cfg)
+    check(cfg, overrides)
     return cfg
 
 

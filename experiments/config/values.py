@@ -1,12 +1,15 @@
 """Reads a configuration: as typed settings, as plain values."""
 
+import copy
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from cifar_core.data.settings import DataSettings
+from cifar_core.data.settings import AUTO, DataSettings
+from cifar_core.laws import law
 from cifar_core.report.settings import AnalysisSettings
 from cifar_core.train.settings import TrainerSettings
 from experiments.config import schema
@@ -29,6 +32,8 @@ def settings(cfg: DictConfig) -> Settings:
     """Return the typed settings of a configuration, laws checked."""
     _known(ours(cfg), schema.Config)
     schema.expected(cfg)
+    for key in ("mean", "std"):  # null, which the typed settings would take for "not given"
+        law(cfg.data[key] is not None, f"data.{key}", "auto or three numbers, one a channel", None)
     groups: dict[str, Any] = {group: OmegaConf.to_object(cfg[group]) for group in SETTINGS}
     return Settings(**groups)
 
@@ -37,6 +42,23 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     """Return the run's own configuration, resolved, as plain containers."""
     values: Any = OmegaConf.to_container(ours(cfg), resolve=True)
     return values
+
+
+def with_constants(
+    cfg: DictConfig, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> DictConfig:
+    """Return a copy of ``cfg`` with `data.mean` and `data.std` as floats, those given in place of `auto`."""
+    cfg = copy.deepcopy(cfg)
+    for key, measured in (("mean", mean), ("std", std)):
+        values = measured if cfg.data[key] == AUTO else cfg.data[key]
+        if values is not None:
+            cfg.data[key] = [float(value) for value in values]
+    return cfg
+
+
+def asks_for_constants(values: dict[str, Any]) -> bool:
+    """Tell whether a plain configuration leaves `data.mean` or `data.std` to be measured."""
+    return AUTO in (values["data"]["mean"], values["data"]["std"])
 
 
 def ours(cfg: DictConfig) -> DictConfig:

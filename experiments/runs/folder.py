@@ -14,6 +14,7 @@ from typing import Any, Self
 import yaml
 
 from experiments.config.renamed import completed, renew
+from experiments.config.values import asks_for_constants
 from experiments.files import flatten, own, write_json, write_text
 
 CHECKPOINTS = ("best", "last")  # names of those that may be read back
@@ -98,13 +99,23 @@ class RunFolder:
             shutil.rmtree(self.path, ignore_errors=True)
 
     def claim(self, values: dict[str, Any], overrides: Sequence[str]) -> None:
-        """Write config.yaml and overrides.yaml once; raise ValueError where they belong to another run."""
+        """Write config.yaml and overrides.yaml once; raise ValueError where they belong to another run.
+
+        Nothing is written yet for ``values`` that leave `data.mean` or `data.std` to be measured.
+        """
         config = self.path / "config.yaml"
         if config.exists():
             self._compare(yaml.safe_load(config.read_text()), values)
-        else:
+        elif not asks_for_constants(values):
             write_text(self.path / "overrides.yaml", yaml.safe_dump(list(overrides)))
             write_text(config, yaml.safe_dump(values, sort_keys=False))
+
+    @property
+    def constants(self) -> tuple[Any, Any]:
+        """The `data.mean` and `data.std` of config.yaml; None each where there is none."""
+        config = self.path / "config.yaml"
+        data = (yaml.safe_load(config.read_text()) or {}).get("data") if config.exists() else None
+        return ((data or {}).get("mean"), (data or {}).get("std"))
 
     @property
     def identity(self) -> str:

@@ -1,18 +1,20 @@
 """Everything one run works with, built from its configuration and its folder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig
 
 from cifar_core.augment.protocol import Augment
+from cifar_core.data.sources import load_data
 from cifar_core.data.split import Data
 from cifar_core.history import Row
 from cifar_core.train.loop import Mix
 from cifar_core.train.state import TrainState
 from experiments.cli import user_mistakes
 from experiments.config import build
-from experiments.config.values import Settings, plain, settings
+from experiments.config.values import Settings, asks_for_constants, plain, settings, with_constants
 from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.folder import RunFolder
 from experiments.runs.watch import Watch
@@ -48,20 +50,27 @@ class Job:
         return "test" if self.settings.trainer.test or not len(self.data.val) else "val"
 
 
-def set_up(cfg: DictConfig, folder: RunFolder) -> Job:
+def set_up(cfg: DictConfig, folder: RunFolder, overrides: Sequence[str] = ()) -> Job:
     """Build all parts and take up the last checkpoint if there is one.
 
+    Where ``cfg`` leaves `data.mean` or `data.std` to be measured, the job's has the figures, and only now is
+    it written to the folder, with ``overrides`` as they were asked for.
     Raises UserError where configuration, data and folder do not fit together, OSError for a full disk.
     """
     options = settings(cfg)
     with user_mistakes():
+        data = None
+        if asks_for_constants(plain(cfg)):
+            data = load_data(options.data)
+            cfg = with_constants(cfg, data.mean, data.std)
+            folder.claim(plain(cfg), overrides)
         resumes = folder.last.exists() or folder.previous.exists()
-        built = build.training(cfg, options, resumes=resumes)
+        built = build.training(cfg, options, data=data, resumes=resumes)
         identity = {"config": folder.identity, "data": built.data.fingerprint}
         checkpoints = Checkpoints(folder, identity, every_seconds=options.trainer.checkpoint_seconds)
         history = checkpoints.resume(built.state)
         if resumes and not history:  # no checkpoint could be read
-            built = build.training(cfg, options)
+            built = build.training(cfg, options, data=data)
         if options.analysis.level != "none":
             build.cam_module(cfg, built.state.model, built.data.image_size)
         if options.trainer.compile:

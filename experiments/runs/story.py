@@ -19,7 +19,7 @@ from cifar_core.train.settings import TrainerSettings
 from experiments.cli import UserError, one_line, signals, user_mistakes
 from experiments.config import build
 from experiments.config.compose import compose_saved
-from experiments.config.values import plain
+from experiments.config.values import plain, with_constants
 from experiments.runs import console
 from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.environment import environment
@@ -40,7 +40,7 @@ def run(cfg: DictConfig, out_dir: Path, *, overrides: Sequence[str] = (), name: 
     name in the tracker. Sets torch's global seed, thread count and matrix precision. Raises UserError where
     configuration, data or folder do not fit together; a folder that was empty is then removed again.
     """
-    folder = RunFolder(out_dir)
+    folder, cfg = RunFolder(out_dir), with_constants(cfg)
     with user_mistakes():
         folder.open()
     with folder:
@@ -49,10 +49,10 @@ def run(cfg: DictConfig, out_dir: Path, *, overrides: Sequence[str] = (), name: 
             log.info("%s is %s already; nothing to do", folder.path, result.status)
             return result.value or 0.0
         with user_mistakes():
-            folder.claim(plain(cfg), overrides)
+            folder.claim(plain(with_constants(cfg, *folder.constants)), overrides)
         try:
             with recorded(folder.path) as result:
-                _run(cfg, folder, result, name or folder.path.name)
+                _run(cfg, folder, result, name or folder.path.name, overrides)
         except (UserError, OSError):
             folder.discard()
             raise
@@ -66,9 +66,10 @@ def resume(folder: Path, overrides: Sequence[str]) -> float:
     return run(cfg, folder)
 
 
-def _run(cfg: DictConfig, folder: RunFolder, result: Result, name: str) -> None:
+def _run(cfg: DictConfig, folder: RunFolder, result: Result, name: str, overrides: Sequence[str]) -> None:
     began = time.perf_counter()
-    job = set_up(cfg, folder)
+    job = set_up(cfg, folder, overrides)
+    cfg = job.cfg
     result.protocol = job.protocol
     _describe(job)
     job.watch.check_start(job.state, job.augment)

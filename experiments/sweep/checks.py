@@ -7,11 +7,13 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.config import effects
 from experiments.config.check import check
 from experiments.config.compose import compose
 from experiments.config.laws import PLATEAU
 from experiments.config.renamed import renew_config
 from experiments.config.settings import SweepSettings
+from experiments.config.values import plain
 from experiments.sweep.space import Dimension, Files, Point, Space, Value, argument, combinations
 
 # Up to this many points are checked one by one (16 ms each). In a larger space a value is checked with every
@@ -37,6 +39,7 @@ def check_space(
     """
     composed = Composed(space, files)
     checked = set()
+    everywhere = effects.Everywhere()
     validated: dict[
         bool, str
     ] = {}  # whether a point has a validation split -> the first that has, or has none
@@ -60,8 +63,10 @@ def check_space(
                 f"validation pictures do not compare: it is 0 at {validated[False]}, "
                 f"but not at {validated[True]}"
             )
+        everywhere.look(plain(cfg), space.overrides(point))
         if see is not None:
             see(cfg)
+    everywhere.refuse()
 
 
 def _check_judged(cfg: DictConfig, options: SweepSettings) -> None:
@@ -94,7 +99,7 @@ class Composed:
         shape = {key: text for key, text in point.items() if self._is_shape(key)}
         part = tuple(shape.items())
         if part not in self._composed:
-            self._composed[part] = compose(self._space.overrides(point), **self._files)
+            self._composed[part] = compose(self._space.overrides(point), **self._files, in_sweep=True)
         cfg = self._composed[part]
         for key, text in point.items():
             if key not in shape:

@@ -52,7 +52,7 @@ def run_trial(
     signals.catch()
     with exit_codes():
         with user_mistakes():
-            cfg = compose(overrides, **files)
+            cfg = compose(overrides, **files, in_sweep=True)
         story.run(cfg, folder, overrides=overrides, name=label)
 
 

@@ -13,8 +13,9 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from cifar_core.data.folder import passed_over, pictures_below
+from cifar_core.data.normalisation import triple
 from cifar_core.data.picture import Reading, decode_picture
-from cifar_core.data.sources import reads, triple
+from cifar_core.data.sources import reads
 from cifar_core.data.split import Data, Split
 from cifar_core.explain.cams import BATCH_SIZE, evidence
 from cifar_core.explain.gradcam import cam_grids

@@ -18,7 +18,7 @@ from cifar_core.report.lettering import printable_names
 from cifar_core.train.state import steps_per_epoch
 from experiments.cli import user_mistakes
 from experiments.config import build
-from experiments.config.values import settings
+from experiments.config.values import settings, with_constants
 
 PICTURES = 8
 BATCHES = 4  # mixed
@@ -30,6 +30,7 @@ def preview(cfg: DictConfig, out_dir: Path) -> list[Path]:
     """Write the sheets of ``cfg`` to ``out_dir`` and return their paths."""
     with user_mistakes():
         data = load_data(settings(cfg).data)
+        cfg = with_constants(cfg, data.mean, data.std)
         mix = build.mix(cfg, num_classes=data.num_classes)
     out_dir.mkdir(parents=True, exist_ok=True)
     paths = [

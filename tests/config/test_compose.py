@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from experiments.config import build
 from experiments.config.compose import compose
+from experiments.config.values import with_constants
 from experiments.files import CONF
 from tests.conftest import Cli
 
@@ -29,6 +30,7 @@ def test_the_defaults_are_all_there():
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_and_builds(group: str, option: str):
     cfg = compose([f"{group}={option}", *NEEDED.get((group, option), [])])
+    cfg = with_constants(cfg, [127.5] * 3, [64.0] * 3)  # as a run has measured them
     model = build.model(cfg, num_classes=7)
     assert sum(p.numel() for p in model.parameters()) > 0
     optimizer = build.optimizer(cfg, model.named_parameters())
