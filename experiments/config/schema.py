@@ -71,3 +71,7 @@ def expected(cfg: DictConfig) -> Expected | None:
 
 
 ConfigStore.instance().store(name="schema", node=Config)
+# For the defaults list of conf/config.yaml alone: a configuration may not use it.
+OmegaConf.register_new_resolver(
+    "suited_aug", lambda data: "shift" if data == "digits" else "crop_flip", replace=True
+)

@@ -58,7 +58,8 @@ def with_constants(
 
 def asks_for_constants(values: dict[str, Any]) -> bool:
     """Tell whether a plain configuration leaves `data.mean` or `data.std` to be measured."""
-    return AUTO in (values["data"]["mean"], values["data"]["std"])
+    data = values.get("data", {})
+    return AUTO in (data.get("mean"), data.get("std"))
 
 
 def ours(cfg: DictConfig) -> DictConfig:

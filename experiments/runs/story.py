@@ -19,6 +19,7 @@ from cifar_core.train.settings import TrainerSettings
 from experiments.cli import UserError, one_line, signals, user_mistakes
 from experiments.config import build
 from experiments.config.compose import compose_saved
+from experiments.config.mirrors import mirrored_signs
 from experiments.config.values import plain, with_constants
 from experiments.runs import console
 from experiments.runs.checkpoints import Checkpoints
@@ -106,6 +107,8 @@ def _describe(job: Job) -> None:
     """Show what the run is made of and write environment.json."""
     for line in console.opening(job.cfg, job.folder, job.state, job.data):
         log.info(line)
+    if note := mirrored_signs(job.values, job.data.source, job.data.classes):
+        log.warning("note: %s", note)
     if job.protocol == "test_each_epoch":
         log.warning(
             "no validation split: the test set is evaluated each epoch, so its figure is not a fair one"
