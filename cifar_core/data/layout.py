@@ -122,7 +122,7 @@ def _are_splits(claims: dict[str, list[Path]], folders: Sequence[Path]) -> bool:
     named = sum(claims.values(), [])
     alone = {split: [f for f in some if split_named(f.name)[1]] for split, some in claims.items()}
     return bool(alone.get("test") or any(map(subfolders, alone.get("val", [])))) or (
-        bool(folders) and len(named) == len(folders) and len(folders) <= len(NAMES)
+        bool(folders) and len(named) == len(folders)
     )
 
 

@@ -67,36 +67,48 @@ def read_picture(path: Path, image_size: int, reading: Reading) -> tuple[np.ndar
     """Return `decode_picture`'s answer and the highest value of a picture of 16 bits, 0 for all others."""
     with Image.open(path) as opened:
         kind, tags = opened.format, getattr(opened, "tag_v2", {})
+        deep = any(";16" in str(tile[3]) for tile in getattr(opened, "tile", ()))
         ImageOps.exif_transpose(opened, in_place=True)
-        picture, highest = _rgb(opened, kind, tags, reading)
+        values = _deep(opened, tags)
+        if values is None:
+            picture = _colours(opened, reading.background, deep)
+            highest = _highest(picture, reading.white) if deep else 0.0
+        else:
+            white = _white(opened.mode, kind, tags)
+            turned = kind == "TIFF" and tags.get(TIFF_PHOTOMETRIC) == 0
+            grey = _grey(values, white, reading.white, inverted=turned)
+            hidden = opened.info.get("transparency")
+            alpha = None if hidden is None else np.where(values == hidden, 0, 255)
+            picture = _over(Image.fromarray(grey).convert("RGB"), alpha, reading.background)
+            highest = float(values.max()) if white == FULL else 0.0
     if picture.size != (image_size, image_size):
         picture = picture.resize((image_size, image_size), Image.Resampling.BILINEAR)
     return np.asarray(picture).transpose(2, 0, 1), highest
 
 
-def _rgb(picture: Image.Image, kind: str | None, tags: Any, reading: Reading) -> tuple[Image.Image, float]:
-    """Return the picture as RGB and its highest value, if it has 16 bits."""
-    values = _deep(picture, tags)
-    if values is not None:
-        white = _white(picture.mode, kind, tags)
-        grey = _grey(
-            values, white, reading.white, inverted=kind == "TIFF" and tags.get(TIFF_PHOTOMETRIC) == 0
-        )
-        hidden = picture.info.get("transparency")
-        alpha = None if hidden is None else np.where(values == hidden, 0, 255)
-        rgb = Image.fromarray(grey).convert("RGB")
-        return _over(rgb, alpha, reading.background), float(values.max()) if white == FULL else 0.0
+def _colours(picture: Image.Image, background: Sequence[int], deep: bool) -> Image.Image:
+    """Return a picture of 8 bits a sample, or ``deep`` colours that Pillow has cut to them, as RGB."""
     if picture.mode == "LAB":
-        return _from_lab(picture), 0.0
+        return _from_lab(picture)
     if picture.mode in ("La", "RGBa"):  # alpha multiplied in
         picture = picture.convert(picture.mode.upper())
     if not picture.has_transparency_data:
-        return picture.convert("RGB"), 0.0
+        return picture.convert("RGB")
     if picture.mode == "RGB":
-        alpha = _colour_key(picture)
-        return _over(picture, alpha, reading.background), 0.0
+        key = [value >> 8 if deep else value for value in picture.info["transparency"]]
+        return _over(picture, np.where((np.asarray(picture) == key).all(axis=2), 0, 255), background)
     rgba = picture.convert("RGBA")
-    return _over(rgba.convert("RGB"), np.asarray(rgba.getchannel("A")), reading.background), 0.0
+    return _over(rgba.convert("RGB"), np.asarray(rgba.getchannel("A")), background)
+
+
+def _highest(picture: Image.Image, white: float) -> float:
+    """Return how high the 16-bit values of a picture may have been, of which Pillow keeps the higher byte."""
+    if white not in (0, FULL):
+        raise DepthError(
+            f"of 16-bit colour the higher byte alone is read, so data.white={white:g} has no effect on it: "
+            "save it with 8 bits, or leave data.white out"
+        )
+    return float(np.asarray(picture).max()) * 256 + 255
 
 
 def _deep(picture: Image.Image, tags: Any) -> np.ndarray | None:
@@ -139,14 +151,6 @@ def _from_lab(picture: Image.Image) -> Image.Image:
     converted = ImageCms.profileToProfile(picture, lab, srgb, outputMode="RGB")
     assert converted is not None  # only in place is there none
     return converted
-
-
-def _colour_key(picture: Image.Image) -> np.ndarray:
-    """Return the alpha channel that one transparent colour makes; of 16-bit files the higher bytes count."""
-    key: Sequence[int] = picture.info["transparency"]
-    if max(key) > 255:
-        key = [value >> 8 for value in key]
-    return np.where((np.asarray(picture) == np.array(key)).all(axis=2), 0, 255)
 
 
 def _over(rgb: Image.Image, alpha: np.ndarray | None, background: Sequence[int]) -> Image.Image:

@@ -1,6 +1,7 @@
 """Which pictures, how they are split and how they are normalised."""
 
 import copy
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
@@ -112,7 +113,7 @@ class DataSettings:
             which = "auto or three numbers" if isinstance(values, str) else "three numbers"
             law(_are_three(values), key, f"{which}, one a channel", values)
             law(all(0 <= v <= 255 for v in values), key, "between 0 and 255", values)
-        law(self.white >= 0, "data.white", "0 or above", self.white)
+        law(0 <= self.white < math.inf, "data.white", "0 or above", self.white)
         files = self.source == "folder"
         law(
             files or list(self.background) == [255] * 3,

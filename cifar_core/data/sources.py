@@ -127,14 +127,15 @@ def _cifar(settings: DataSettings) -> tuple[Decoded, str]:
 
 
 def _folder(settings: DataSettings) -> tuple[Decoded, str]:
-    return _pictures_of(settings, folder.scan(Path(settings.root).expanduser()))
+    return _pictures_of(settings, judge=False)
 
 
 def _folder_to_judge(settings: DataSettings) -> tuple[Decoded, str]:
-    return _pictures_of(settings, folder.scan(Path(settings.root).expanduser(), judge=True))
+    return _pictures_of(settings, judge=True)
 
 
-def _pictures_of(settings: DataSettings, listed: folder.Folder) -> tuple[Decoded, str]:
+def _pictures_of(settings: DataSettings, *, judge: bool) -> tuple[Decoded, str]:
+    listed = folder.scan(Path(settings.root).expanduser(), judge=judge)
     for note in listed.notes:
         log.warning("%s", note)
     if listed.test is None:
@@ -149,13 +150,23 @@ def _pictures_of(settings: DataSettings, listed: folder.Folder) -> tuple[Decoded
             use,
         )
     reading = reads(settings)
+
+    def decode() -> Decoded:
+        decoded = folder.decode(listed, settings.image_size, reading)
+        now = folder.scan(listed.root, judge=judge).files  # their inodes are not steady on all file systems
+        if [file[:-1] for file in now] != [file[:-1] for file in listed.files]:
+            raise OSError(
+                f"{listed.root} was changed while its pictures were read: start again when it is whole"
+            )
+        return decoded
+
     return cached(
         _cache(settings),
         settings.source,
         listed.root,
         settings.image_size,
         listed.files,
-        lambda: folder.decode(listed, settings.image_size, reading),
+        decode,
         reading="" if reading == PLAIN else repr(reading),
     )
 

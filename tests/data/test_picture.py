@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from cifar_core.data.picture import DepthError, Reading, decode_picture, is_picture, suffixes
+from cifar_core.data.picture import DepthError, Reading, decode_picture, is_picture, read_picture, suffixes
 
 RAMP = np.linspace(0, 65535, 64).round().astype(np.uint16).reshape(8, 8)
 
@@ -27,6 +27,19 @@ def tiff(path, values: np.ndarray, bits: int, *, white_is_zero=False, sample_for
     head = struct.pack("<2sHI", b"II", 42, 8 + len(data))
     path.write_bytes(head + data + struct.pack("<H", len(tags)) + entries + bytes(4))
     return path
+
+
+def colour_tiff(values: np.ndarray) -> bytes:
+    """Return a TIFF of 16-bit RGB of 8x8."""
+    data = values.astype("<u2").tobytes()
+    shorts = struct.pack("<3H", 16, 16, 16)
+    at = 8 + len(data)
+    tags = {256: 8, 257: 8, 259: 1, 262: 2, 273: 8, 277: 3, 278: 8, 279: len(data), 284: 1}
+    entries = {tag: struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()}
+    entries[258] = struct.pack("<HHII", 258, 3, 3, at)
+    table = b"".join(entry for _, entry in sorted(entries.items()))
+    head = struct.pack("<2sHI", b"II", 42, at + len(shorts))
+    return head + data + shorts + struct.pack("<H", len(entries)) + table + bytes(4)
 
 
 def png(path, bits: int, colour: int, rows: np.ndarray, hidden: bytes = b""):
@@ -154,6 +167,26 @@ def test_16_bits_keep_their_grey_levels(tmp_path, kind):
 def test_16_bit_colour_keeps_the_same_levels_as_16_bit_grey(tmp_path):
     png(tmp_path / "a.png", 16, 2, np.repeat(RAMP[..., None], 3, axis=2).reshape(8, 24).astype(">u2"))
     assert (read(tmp_path / "a.png")[..., 1] == RAMP >> 8).all()
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_dark_16_bit_colour_is_told_and_has_no_other_white(tmp_path, suffix):
+    dark = np.repeat((RAMP >> 4)[..., None], 3, axis=2)
+    path = png(tmp_path / "a.png", 16, 2, dark.reshape(8, 24).astype(">u2"))
+    if suffix == "tif":
+        path = tmp_path / "a.tif"
+        path.write_bytes(colour_tiff(dark))
+    assert read_picture(path, 8, Reading())[1] == 15 * 256 + 255
+    with pytest.raises(DepthError, match="data.white=4095 has no effect on it"):
+        read(path, white=4095)
+    assert (read(path, white=65535) == dark >> 8).all()
+
+
+def test_a_transparent_colour_of_16_bits_is_compared_in_full_bytes(tmp_path):
+    colours = np.zeros((8, 8, 3), ">u2")
+    colours[:, :4] = 5 * 257
+    path = png(tmp_path / "a.png", 16, 2, colours.reshape(8, 24), hidden=struct.pack(">3H", 0, 0, 0))
+    assert (read(path, background=(9, 9, 9))[:, ::7] == [[5] * 3, [9] * 3]).all()
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 import re
 from typing import Any
 
@@ -78,6 +79,20 @@ def test_settings_share_no_list():
             {"val_size": 1.5},
             "data.val_size must be 0, a share below 1, or a whole number of pictures, got 1.5",
         ),
+        ({"source": "folder", "root": "r", "white": math.inf}, "data.white must be 0 or above, got inf"),
+        (
+            {"source": "folder", "root": "r", "background": [0, 0]},
+            "data.background must be three numbers, one a channel, got [0, 0]",
+        ),
+        (
+            {"source": "folder", "root": "r", "background": [0, 0, 256]},
+            "data.background must be between 0 and 255, got [0, 0, 256]",
+        ),
+        (
+            {"background": [0, 0, 0]},
+            "data.background must be left out but with data=folder, got [0, 0, 0]",
+        ),
+        ({"white": 1}, "data.white must be left out but with data=folder, got 1"),
         ({"split_seed": -1}, "data.split_seed must be at least 0, got -1"),
     ],
 )

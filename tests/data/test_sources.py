@@ -305,3 +305,21 @@ def test_a_folder_to_judge_needs_nothing_to_train_on(tmp_path):
     assert torch.equal(one.test.images, data.test.images)
     with pytest.raises(FileNotFoundError, match="no train folder"):
         load_data(settings("folder", tmp_path))
+
+
+def test_pictures_that_change_while_they_are_read_are_not_kept(tmp_path, monkeypatch):
+    """Class folders swapped in between and back again would give the cache of the swapped ones."""
+    write_folder(tmp_path, splits={"train": 5, "test": 2})
+    opened = Image.open
+
+    def swap_first(path):
+        if not (tmp_path / "swapped").exists():
+            for old, new in (("cat", "../swapped"), ("dog", "cat"), ("../swapped", "dog")):
+                (tmp_path / "train" / old).rename(tmp_path / "train" / new)
+            (tmp_path / "swapped").touch()
+        return opened(path)
+
+    monkeypatch.setattr(Image, "open", swap_first)
+    with pytest.raises(OSError, match="was changed while its pictures were read"):
+        load_data(settings("folder", tmp_path))
+    assert len(load_data(settings("folder", tmp_path)).test) == 4
