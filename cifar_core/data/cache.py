@@ -169,7 +169,7 @@ def _read(target: Path) -> tuple[Decoded, str] | None:
         parts = {name: _read_part(target, name, meta["names"][name]) for name in meta["names"]}
         decoded = Decoded(tuple(meta["classes"]), parts["train"], parts.get("test"), parts.get("val"))
         return decoded, meta["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
 
 

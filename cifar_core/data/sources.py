@@ -150,6 +150,7 @@ def _pictures_of(settings: DataSettings, *, judge: bool) -> tuple[Decoded, str]:
             use,
         )
     reading = reads(settings)
+    only_judged = not listed.train.files  # its cache must not take the place of that of all splits
 
     def decode() -> Decoded:
         decoded = folder.decode(listed, settings.image_size, reading)
@@ -167,7 +168,7 @@ def _pictures_of(settings: DataSettings, *, judge: bool) -> tuple[Decoded, str]:
         settings.image_size,
         listed.files,
         decode,
-        reading="" if reading == PLAIN else repr(reading),
+        reading=" ".join(["" if reading == PLAIN else repr(reading), *(["judged"] * only_judged)]),
     )
 
 

@@ -233,13 +233,17 @@ def test_an_empty_list_is_read_back(tmp_path):
     assert [len(part.labels) for part in (decoded.train, decoded.test, decoded.val)] == [0, 2, 3]
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "meta"])
+@pytest.mark.parametrize("damage", ["cut", "emptied", "zeros", "gone", "meta"])
 def test_a_damaged_cache_is_made_again(tmp_path, damage):
     counter = Counter()
     cached(tmp_path, "folder", tmp_path, 8, FILES, counter)
     (images,) = tmp_path.glob("*/train_images.npy")
     if damage == "cut":
         images.write_bytes(images.read_bytes()[:-1])
+    elif damage == "emptied":
+        images.write_bytes(b"")
+    elif damage == "zeros":
+        images.write_bytes(bytes(images.stat().st_size))
     elif damage == "gone":
         images.unlink()
     else:

@@ -301,10 +301,14 @@ def test_a_folder_to_judge_needs_nothing_to_train_on(tmp_path):
     for _ in range(2):
         data = load_data(settings("folder", tmp_path), judge=True)
         assert [len(data.train), len(data.val), len(data.test)] == [0, 0, 14]
+    cached = [path.name for path in (tmp_path / "cache").iterdir()]
     one = load_data(settings("folder", tmp_path, root=str(tmp_path / "test")), judge=True)
     assert torch.equal(one.test.images, data.test.images)
     with pytest.raises(FileNotFoundError, match="no train folder"):
         load_data(settings("folder", tmp_path))
+    write_folder(tmp_path, splits={"train": 5})
+    assert len(load_data(settings("folder", tmp_path)).test) == 14
+    assert set(cached) < {path.name for path in (tmp_path / "cache").iterdir()}  # neither takes the other's
 
 
 def test_pictures_that_change_while_they_are_read_are_not_kept(tmp_path, monkeypatch):
