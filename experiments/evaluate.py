@@ -12,6 +12,8 @@ EXAMPLES = """examples:
   python -m experiments.evaluate <run folder> checkpoint=last analysis=light trainer.device=cpu
 
 Classes are matched by name, in whatever order the other data lists them; it may have only some of them.
+Of a folder the test folder is judged (split=all: everything); class folders alone are all judged, but of the
+run's own the share that it kept for its test.
 Pictures are resized and normalised as the run's own were (data.image_size, data.mean, data.std).
 """
 

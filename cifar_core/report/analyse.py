@@ -204,11 +204,12 @@ def _write_tables(
 def _augmented(data: Data, augment: Augment) -> Augmented:
     labels = data.train.labels.cpu()
     firsts = [int((labels == label).nonzero()[0]) for label in labels.unique()[:AUGMENTED]]
-    rows = torch.tensor((firsts + [row for row in range(len(labels)) if row not in firsts])[:AUGMENTED])
+    others = [row for row in range(len(labels)) if row not in firsts]
+    rows = torch.tensor((firsts + others)[:AUGMENTED], dtype=torch.int64)
     images = data.train.images[rows.to(data.train.images.device)]
     generator = torch.Generator(device=images.device).manual_seed(0)
     draws = augment(images.repeat_interleave(DRAWS, 0), generator=generator).cpu()
-    return Augmented(images.cpu(), draws.unflatten(0, (-1, DRAWS)), labels[rows])
+    return Augmented(images.cpu(), draws.unflatten(0, (len(rows), DRAWS)), labels[rows])
 
 
 def _write_sheets(out_dir: Path, content: Content) -> None:

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from cifar_core.data.sources import load_data
 from cifar_core.data.split import Data, Split
 from cifar_core.explain.metrics import confusion_matrix, remarks
 from cifar_core.report.analyse import analyse
@@ -31,6 +29,7 @@ from experiments.runs.folder import CHECKPOINTS, HARMLESS
 from experiments.runs.read import history
 from experiments.runs.result import Result
 from experiments.runs.weights import class_names, trained_model
+from experiments.tools.pictures import load, recoded, some, whole
 
 SPLITS = ("test", "val", "all")
 GROUPS = ("data", "analysis")  # that another option may be chosen of
@@ -53,6 +52,7 @@ class Request:
     own: DictConfig  # the run's, as it was saved
     checkpoint: str  # best, last
     split: str  # test, val, all
+    judges: bool = False  # other pictures in a folder, which need no split to train on
 
 
 def request(folder: Path, words: Sequence[str]) -> Request:
@@ -75,7 +75,13 @@ def request(folder: Path, words: Sequence[str]) -> Request:
     cfg = _configuration(folder, overrides)
     if _names_data(overrides) and chosen["split"] != "val" and not _given("data.val_size", overrides):
         cfg.data.val_size = 0  # nothing is trained, so nothing needs splitting off
-    return Request(folder, cfg, own, **chosen)
+    judges = (
+        cfg.data.source == "folder"
+        and _names_data(overrides)
+        and chosen["split"] != "val"
+        and not _given("data.test_size", overrides)
+    )
+    return Request(folder, cfg, own, **chosen, judges=judges)
 
 
 def _judged(own: DictConfig) -> str:
@@ -114,34 +120,6 @@ def _configuration(folder: Path, overrides: Sequence[str]) -> DictConfig:
     if cfg.analysis.level == "none":
         cfg.analysis.level = "light"
     return cfg
-
-
-def recoded(data: Data, classes: Sequence[str]) -> Data:
-    """Return ``data`` with labels that count in ``classes``, matched by name.
-
-    Raises ValueError naming the classes that are not among them.
-    """
-    strange = [name for name in data.classes if name not in classes]
-    if strange:
-        known = ", ".join(classes)
-        raise ValueError(f"the data has classes that the run does not know: {strange}; it knows: {known}")
-    places = torch.tensor([classes.index(name) for name in data.classes])
-    splits = {
-        name: dataclasses.replace(part, labels=places[part.labels])
-        for name in ("train", "val", "test")
-        for part in (getattr(data, name),)
-    }
-    return dataclasses.replace(data, classes=tuple(classes), **splits)
-
-
-def whole(data: Data) -> Data:
-    """Return ``data`` with all its pictures as test set; raise ValueError where they have no file names."""
-    parts = [data.train, data.val, data.test]
-    names = [name for part in parts for name in part.names or ()]
-    if not names:  # numbers alone would not say which of two lists they count in
-        raise ValueError(f"split=all needs pictures with file names, which {data.source} has not")
-    joined = {key: torch.cat([getattr(part, key) for part in parts]) for key in ("images", "labels", "index")}
-    return dataclasses.replace(data, test=dataclasses.replace(data.test, names=names, **joined))
 
 
 def evaluate(asked: Request, out: Path | None = None) -> tuple[Path, dict[str, Any]]:
@@ -206,7 +184,7 @@ def _load(asked: Request) -> tuple[nn.Module, int, Data]:
     model, epoch = trained_model(
         asked.folder, asked.cfg, num_classes=len(classes), checkpoint=asked.checkpoint
     )
-    data = load_data(settings(asked.cfg).data)
+    data = load(asked.folder, asked.own, asked.cfg, everything=asked.split == "all", judge=asked.judges)
     data = recoded(whole(data) if asked.split == "all" else data, classes)
     _check_size(asked.cfg, model, data.image_size)
     return model, epoch, data
@@ -327,7 +305,7 @@ def lines(asked: Request, out_dir: Path, record: dict[str, Any]) -> list[str]:
         known = len(record["classes"]) + len(record["absent_classes"])
         shown.append(
             f"classes        {len(record['classes'])} of the run's {known}; none of: "
-            f"{', '.join(record['absent_classes'])}"
+            f"{some(record['absent_classes'])}"
         )
     for key, (before, now) in record["changes"].items():
         shown.append(f"differs        {key}: {before} in the run, {now} here")

@@ -23,7 +23,8 @@ from experiments.config.values import settings
 from experiments.runs import read as read_module
 from experiments.runs import weights
 from experiments.runs.story import run
-from experiments.tools.evaluation import evaluate, lines, recoded, request, whole
+from experiments.tools.evaluation import evaluate, lines, request
+from experiments.tools.pictures import recoded, whole
 from tests.conftest import Cli
 from tests.runs.test_story import SMALL
 
@@ -131,12 +132,71 @@ def test_other_data_counts_classes_by_name_and_keeps_the_run_s_normalisation(
     assert record["acc"] == (own["logits"][order].argmax(1) == own["labels"][order]).mean()
 
 
-def test_all_pictures_of_a_folder_without_test_set(finished: Path, digit_files: Path):
+def test_class_folders_alone_are_all_judged(finished: Path, digit_files: Path):
     words = ["data=folder", f"data.root={digit_files / 'test'}"]
-    some = evaluate(request(finished, words))[1]["pictures"]
-    every = evaluate(request(finished, [*words, "split=all"]))[1]["pictures"]
-    assert every == len(list((digit_files / "test").rglob("*.png")))
-    assert some == round(0.2 * every)
+    count = len(list((digit_files / "test").rglob("*.png")))
+    out_dir, record = evaluate(request(finished, words))
+    assert record["pictures"] == count
+    assert evaluate(request(finished, [*words, "split=all"]))[1]["pictures"] == count
+    assert evaluate(request(finished, [*words, "data.test_size=0.2"]))[1]["pictures"] == round(0.2 * count)
+    assert "2 of the run's 10; none of: 0, 1, 2" in "\n".join(
+        lines(request(finished, words), out_dir, record)
+    )
+
+
+def test_one_class_a_test_folder_alone_or_a_val_folder_alone_are_enough(
+    finished: Path, digit_files: Path, tmp_path: Path
+):
+    sevens = len(list((digit_files / "test" / "7").glob("*.png")))
+    shutil.copytree(digit_files / "test" / "7", tmp_path / "flat" / "7")
+    for name in ("test", "val"):
+        shutil.copytree(digit_files / "test" / "7", tmp_path / name / name / "7")
+    for place in ("flat", "test", "val"):
+        for more in ([], ["split=all"]):
+            words = ["data=folder", f"data.root={tmp_path / place}", *more]
+            record = evaluate(request(finished, words))[1]
+            assert (record["pictures"], record["classes"]) == (sevens, ["7"]), (place, more)
+
+
+def test_with_train_and_test_folders_the_test_folder_is_judged_and_all_are_on_request(
+    finished: Path, digit_files: Path
+):
+    words, count = ["data=folder", f"data.root={digit_files}"], len(list(digit_files.rglob("*.png")))
+    assert evaluate(request(finished, words))[1]["pictures"] == count // 2
+    assert evaluate(request(finished, [*words, "split=all"]))[1]["pictures"] == count
+
+
+def test_a_class_that_the_run_does_not_know_is_named(finished: Path, digit_files: Path, tmp_path: Path):
+    shutil.copytree(digit_files / "test" / "7", tmp_path / "p" / "seven")
+    with pytest.raises(UserError, match="classes that the run does not know: .'seven'.; it knows: 0, 1"):
+        evaluate(request(finished, ["data=folder", f"data.root={tmp_path / 'p'}"]))
+
+
+def test_class_names_match_in_either_unicode_form_and_many_are_not_all_listed():
+    none = torch.zeros(1, dtype=torch.int64)
+    part = Split(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), none, none, None)
+    data = Data("folder", ("caf\u00e9",), part, part, part, (0, 0, 0), (1, 1, 1), "")
+    assert recoded(data, ("a", "cafe\u0301")).test.labels.tolist() == [1]
+    with pytest.raises(ValueError, match="it knows: 0, 1, .*, 19 and 980 more$"):
+        recoded(data, [str(number) for number in range(1000)])
+
+
+def test_the_run_s_own_class_folders_keep_their_test_split_wherever_they_lie(
+    digit_files: Path, tmp_path: Path
+):
+    """Judged on all of them, most would be pictures that the run has seen."""
+    root = Path(shutil.copytree(digit_files / "test", tmp_path / "here"))
+    words = [*SMALL, "data=folder", "data.image_size=32", f"data.root={root}", f"data.cache={tmp_path / 'c'}"]
+    words += ["tracking=none", "analysis=none", "trainer.epochs=1", "trainer.batch_size=16"]
+    run(compose(words), tmp_path / "run")
+    own = evaluate(request(tmp_path / "run", []))[1]
+    moved = root.rename(tmp_path / "there")
+    for more in ([], ["data=folder"]):
+        again = evaluate(request(tmp_path / "run", [*more, f"data.root={moved}"]))[1]
+        assert (again["same_data"], again["pictures"], again["acc"]) == (True, own["pictures"], own["acc"])
+    (moved / "3" / "more.png").write_bytes(next((moved / "3").glob("*.png")).read_bytes())
+    other = evaluate(request(tmp_path / "run", [f"data.root={moved}"]))[1]
+    assert (other["same_data"], other["pictures"]) == (False, len(list(moved.rglob("*.png"))))
 
 
 def handmade(classes: tuple[str, ...], names: bool = True) -> Data:
