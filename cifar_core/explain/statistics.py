@@ -48,7 +48,7 @@ class Missed:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Return mean, standard deviation and Student's t interval of the mean; it may reach past 0 or 1."""
+    """Return mean, standard deviation and Student's t interval of the mean of accuracies, cut at 0 and 1."""
     count = len(values)
     mean = math.fsum(values) / count if count else math.nan
     if count < 2:
@@ -57,7 +57,7 @@ def spread(values: Sequence[float]) -> Spread:
 
     std = float(np.std(values, ddof=1))
     half = float(t.ppf((1 + LEVEL) / 2, count - 1)) * std / math.sqrt(count)
-    return Spread(count, mean, std, mean - half, mean + half)
+    return Spread(count, mean, std, max(0.0, mean - half), min(1.0, mean + half))
 
 
 def mcnemar(hits_a: np.ndarray, hits_b: np.ndarray) -> McNemar:

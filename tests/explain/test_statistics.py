@@ -15,7 +15,8 @@ def test_spread_is_the_t_interval():
     low, high = scipy.stats.t.interval(0.95, 3, np.mean(values), scipy.stats.sem(values))
     assert (found.low, found.high) == pytest.approx((low, high))
     assert (found.mean, found.std) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
-    assert spread([0.5, 0.7]).high - 0.6 == pytest.approx(12.706204736 * 0.1)  # t of one degree of freedom
+    assert spread([0.59, 0.61]).high - 0.6 == pytest.approx(12.706204736 * 0.01)  # t of one degree of freedom
+    assert (spread([0.98, 1.0]).high, spread([0.01, 0.0]).low) == (1, 0)  # of an accuracy
     single = spread([0.5])
     assert (single.count, single.mean, isnan(single.std), isnan(single.low)) == (1, 0.5, True, True)
     assert isnan(spread([]).mean)
