@@ -136,7 +136,7 @@ def remarks(counts: Tensor, classes: Sequence[str]) -> list[str]:
     lines = []
     if len(answers) == 1:
         lines.append(f"all {total:,} pictures are called {quoted(classes[answers[0]])}")
-    elif absent:
+    if absent:
         lines.append(f"never predicted: {listed([(classes[k], int(support[k])) for k in absent])}")
     if acc <= constant:
         lines.append(f"no better than always answering {majority} ({constant:.2%})")

@@ -122,7 +122,7 @@ def _one_answer(summary: Summary) -> str:
 
 def _never_predicted(summary: Summary) -> str:
     absent = set(summary["never_predicted"])
-    if not absent or _one_answer(summary):
+    if not absent:
         return ""
     rows = [(row["name"], row["support"]) for row in summary["per_class"] if row["name"] in absent]
     majority, balanced = summary["majority"], percent(summary["balanced_acc"], 2)
