@@ -1,8 +1,11 @@
 """Composes a configuration and checks all of it, so that a mistake is found before anything starts."""
 
 import dataclasses
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,17 @@ from experiments.config.values import plain
 from experiments.files import CONF, flatten
 
 ALLOWED = "security.allowed_targets"
+_conf = ContextVar("conf", default=CONF)  # the folder that is composed from
+
+
+@contextmanager
+def composing_from(folder: str | Path | None) -> Iterator[None]:
+    """Take ``folder`` for the project's conf/, as a sweep does, which keeps the one of its start."""
+    token = _conf.set(Path(folder) if folder else _conf.get())
+    try:
+        yield
+    finally:
+        _conf.reset(token)
 
 
 def compose(
@@ -39,7 +53,7 @@ def compose(
     if config_dir and not Path(config_dir).is_dir():
         raise ValueError(f"--config-dir must be a folder, got {config_dir}")
     more = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
-    cfg = _compose(CONF, config_name, [*more, *overrides])
+    cfg = _compose(_conf.get(), config_name, [*more, *overrides])
     renew_config(cfg, tell=True)
     check(cfg, () if in_sweep else overrides)
     return cfg
@@ -103,11 +117,17 @@ def _compose(folder: Path, name: str, overrides: Sequence[str]) -> DictConfig:
         GlobalHydra.instance().hydra = outer
 
 
+@functools.cache
+def _default(conf: Path) -> DictConfig:
+    """Return the default run of a conf/."""
+    return _compose(conf, "config", [])
+
+
 def differences(cfg: DictConfig) -> dict[str, list[str]]:
     """Return what ``cfg`` sets otherwise than the default run: dotted key -> [default, value]."""
     default, ours = (
         flatten({key: value for key, value in plain(one).items() if key != "expected"})
-        for one in (_compose(CONF, "config", []), cfg)
+        for one in (_default(_conf.get()), cfg)
     )
     keys = [*ours, *(key for key in default if key not in ours)]
     return {

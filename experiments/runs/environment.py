@@ -1,5 +1,6 @@
 """Records where and with what a run was made."""
 
+import functools
 import os
 import platform
 import shlex
@@ -37,7 +38,7 @@ def environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "git": _git(),
+        "git": git(),
     }
 
 
@@ -57,7 +58,12 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git() -> dict[str, Any] | None:
+@functools.cache
+def git() -> dict[str, Any] | None:
+    """Return the commit of the code and whether it was changed since, as of the first call of this process.
+
+    None outside a checkout.
+    """
     try:
         commit = _git_says("rev-parse", "HEAD")
         return {"commit": commit.strip(), "dirty": bool(_git_says("status", "--porcelain").strip())}

@@ -9,11 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.config import effects
 from experiments.config.check import check
-from experiments.config.compose import compose
 from experiments.config.laws import PLATEAU
 from experiments.config.renamed import renew_config
 from experiments.config.settings import SweepSettings
 from experiments.config.values import plain
+from experiments.sweep.compared import composed
 from experiments.sweep.space import Dimension, Files, Point, Space, Value, argument, combinations
 
 # Up to this many points are checked one by one (16 ms each). In a larger space a value is checked with every
@@ -99,7 +99,7 @@ class Composed:
         shape = {key: text for key, text in point.items() if self._is_shape(key)}
         part = tuple(shape.items())
         if part not in self._composed:
-            self._composed[part] = compose(self._space.overrides(point), **self._files, in_sweep=True)
+            self._composed[part] = composed(self._space.overrides(point), self._files)
         cfg = self._composed[part]
         for key, text in point.items():
             if key not in shape:

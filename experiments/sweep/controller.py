@@ -34,11 +34,12 @@ class Controller:
         *,
         extra: list[str],
         tags: dict[str, str],
+        ready: Callable[[], None] = lambda: None,
     ) -> None:
         """Read what the folder holds.
 
         ``extra`` are arguments that every trial gets besides its point, ``tags`` what its tracker gets; empty
-        where there is no tracker.
+        where there is no tracker. ``ready`` is called before each start, and raises where none may be.
         """
         self._space = space
         self._settings = settings
@@ -47,12 +48,14 @@ class Controller:
         self._backend = backend
         self._extra = extra
         self._tags = tags
+        self._ready = ready
         self._running: dict[int, Trial] = {}
         self._reported: dict[int, int] = {}  # last epoch the pruner has seen, by trial number
         self._again: list[Trial] = []  # killed trials that get another attempt
         self._signals: list[int] = []
         self._heeded = 0  # signals acted on
         self._stops = False  # no new trials
+        self._ran = False  # to the end, or until a signal
         search = settings.sampler != "grid"
         target = home.target(settings.n_trials, settings.add_trials) if search else space.size
         self._screen = Screen(target * len(space.seeds) if search else space.size)
@@ -74,12 +77,12 @@ class Controller:
                 if not self._running:
                     break
                 self._backend.wait()
+        self._ran = True
         if self._signals:
             raise Stopped(self._signals[0])
         if not self._stops:
             self._home.reached()
-        failed = self._screen.counts["failed"]
-        return 1 if failed or self._stops else 0
+        return 0 if self.is_complete else 1
 
     @property
     def trials(self) -> list[Trial]:
@@ -90,6 +93,11 @@ class Controller:
     def is_over(self) -> bool:
         """Whether all planned trials have had their turn."""
         return not self._stops
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every point is finished or pruned."""
+        return self._ran and not self._stops and not self._screen.counts["failed"]
 
     def _fill(self, upcoming: Iterator[Trial]) -> None:
         while self._backend.has_room and not self._stops:
@@ -102,6 +110,7 @@ class Controller:
         self._running[trial.number] = trial
         if self._backend.adopt(trial):
             return
+        self._ready()
         trial.begin()
         spool = Spool(trial.folder)
         if self._tags and not spool.path.exists():  # the run delivers it with its own

@@ -1,10 +1,12 @@
 """What follows the trials of a sweep: the winner's test, its refit, the report, the tracker's record."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from experiments.cli import user_mistakes
 from experiments.config.compose import ALLOWED
 from experiments.sweep.backends.backend import Backend, Cause
 from experiments.sweep.server import Defect, Server
@@ -18,14 +20,18 @@ def test(won: Sequence[Trial], server: Server, *, allowed: Sequence[str]) -> Non
     """Read the test set with the winner's weights, once for each seed; ``allowed`` is the user's code."""
     for trial in won:
         if "test/acc" not in trial.look().metrics:
-            metrics = server.call("test_trial", trial.folder, [f"{ALLOWED}=[{','.join(allowed)}]"])
+            with user_mistakes():
+                metrics = server.call("test_trial", trial.folder, [f"{ALLOWED}=[{','.join(allowed)}]"])
             say(f"winner        {trial.label}  test/acc {metrics['test/acc']:.2%}")
 
 
-def refit(won: Sequence[Trial], space: Space, backend: Backend, home: Path) -> None:
+def refit(
+    won: Sequence[Trial], space: Space, backend: Backend, home: Path, ready: Callable[[], None]
+) -> None:
     """Train the winner again on train + val for all of `trainer.epochs` and test that; in `refit/<name>`.
 
-    Nothing is chosen there: the weights are those of the last epoch. Raises OSError where it fails.
+    ``ready`` is called before each start. Nothing is chosen there: the weights are those of the last epoch.
+    Raises OSError where it fails.
     """
     for trial in won:
         again = _again(trial, home / "refit" / trial.folder.name)
@@ -33,6 +39,7 @@ def refit(won: Sequence[Trial], space: Space, backend: Backend, home: Path) -> N
         if not look.done:
             more = ["data.val_size=0", "trainer.early_stop=0", "trainer.test=true", "trainer.evaluate=end"]
             more += [f"sweep.name={home.name}"]
+            ready()
             cause = _run(again, [*space.overrides(trial.point), *more], backend)
             look = again.look()
             if not look.done:
@@ -44,9 +51,8 @@ def refit(won: Sequence[Trial], space: Space, backend: Backend, home: Path) -> N
 
 def _again(trial: Trial, folder: Path) -> Trial:
     """Return the trial of a refit, as an earlier controller left it or new."""
-    path = folder / "trial.json"
-    if path.exists():
-        return Trial.read(path)
+    with suppress(OSError):  # damaged, or not there
+        return Trial.read(folder / "trial.json")
     return Trial(trial.number, trial.point, trial.values, f"refit {trial.label}", folder)
 
 

@@ -2,15 +2,21 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TextIO
 
 import yaml
 
+from experiments.cli import one_line
 from experiments.config.renamed import target
 from experiments.files import own, write_text
+from experiments.sweep.names import SEED
 from experiments.sweep.space import Space, point_id
 from experiments.sweep.trials import Trial
+
+Lists = dict[str, tuple[str, ...]]
 
 
 class Home:
@@ -22,31 +28,45 @@ class Home:
         self.ledger = self.path / "ledger.jsonl"
         self._lock: TextIO | None = None
 
-    def check(self, identity: dict[str, Any]) -> None:
-        """Raise ValueError, naming each key that differs, where the folder holds another sweep."""
+    def check(self, identity: dict[str, Any], lists: Lists | None = None) -> list[str]:
+        """Return the keys of ``lists``, values by key, that have more values than in the folder's sweep.
+
+        Raises ValueError, naming each key that differs otherwise, where the folder holds another sweep.
+        """
         saved = self._saved().get("identity", identity)
         before, now = _renewed(saved), _renewed(identity)
+        keys = sorted(key for key in saved.keys() | identity.keys() if before.get(key) != now.get(key))
+        grown = [key for key in keys if key in saved and _has_grown(saved[key], (lists or {}).get(key, ()))]
         changes = [
             f"{key}: {saved.get(key, 'not given')}, got {identity.get(key, 'not given')}"
-            for key in sorted(saved.keys() | identity.keys())
-            if before.get(key) != now.get(key)
+            for key in keys
+            if key not in grown
         ]
         if changes:
+            more = " with all values" if lists else ""
             raise ValueError(
-                f"{self.path} holds a sweep with {'; '.join(changes)}: give the same, or another sweep.name"
+                f"{self.path} holds a sweep with {'; '.join(changes)}: "
+                f"give the same{more}, or another sweep.name"
             )
+        return grown
 
-    def open(self, identity: dict[str, Any]) -> None:
-        """Create and lock the folder, once; raise ValueError where another controller has it."""
+    def open(self, identity: dict[str, Any], lists: Lists | None = None) -> list[str]:
+        """Create and lock the folder, once, and return what `check` does.
+
+        Raises ValueError where another controller has it.
+        """
         if self._lock is not None:
-            return
+            return []
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             self._lock = own(self.path)
         except BlockingIOError as owner:
             raise ValueError(f"{self.path} is being worked on by {owner}, which shows its trials") from None
-        self.check(identity)
+        grown = self.check(identity, lists)
+        if set(grown) - {SEED} and self.ledger.exists():  # it knows no values but those of then
+            self.ledger.replace(self.ledger.with_suffix(".before"))  # the folders say what was done
         self._save(self._saved() | {"identity": identity})
+        return grown
 
     def __enter__(self) -> Self:
         return self
@@ -59,6 +79,12 @@ class Home:
     def is_begun(self) -> bool:
         """Whether the folder holds a sweep already."""
         return (self.path / "sweep.yaml").exists()
+
+    @property
+    def first_seed(self) -> str | None:
+        """The first of the seeds that the sweep was asked for; None where it is new."""
+        seeds = self._saved().get("identity", {}).get(SEED)
+        return None if seeds is None else str(seeds).split(",")[0]
 
     def target(self, n_trials: int, add_trials: int) -> int:
         """Return how many points a search is to have; an interrupted extension is not added twice."""
@@ -76,15 +102,24 @@ class Home:
         self._save(self._saved() | {"extending": 0})
 
     def trials(self) -> dict[str, Trial]:
-        """Return the trials that have a folder, by the id of their point."""
-        trials = map(Trial.read, self.path.glob("*/trial.json"))
+        """Return the trials that have a folder, by the id of their point, but for damaged records."""
+        trials = []
+        for path in self.path.glob("*/trial.json"):
+            with suppress(OSError):
+                trials.append(Trial.read(path))
         return {point_id(t.point): t for t in sorted(trials, key=lambda trial: trial.number)}
 
     def _saved(self) -> dict[str, Any]:
+        path = self.path / "sweep.yaml"
         try:
-            return yaml.safe_load((self.path / "sweep.yaml").read_text()) or {}
+            content = yaml.safe_load(path.read_text()) or {}
         except FileNotFoundError:
             return {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            content = one_line(error)
+        if not isinstance(content, dict) or not isinstance(content.get("identity", {}), dict):
+            raise OSError(f"{path} is damaged ({content}): remove it, and the same command writes it anew")
+        return content
 
     def _save(self, content: dict[str, Any]) -> None:
         write_text(self.path / "sweep.yaml", yaml.safe_dump(content, sort_keys=False))
@@ -93,6 +128,30 @@ class Home:
 def _renewed(identity: dict[str, Any]) -> dict[str, Any]:
     """Return an identity with the code that it names under today's names."""
     return {key: target(text) if key.endswith("_target_") else text for key, text in identity.items()}
+
+
+def _has_grown(saved: str, values: Sequence[str]) -> bool:
+    """Tell whether all values of a list, as an identity has it, are among ``values``."""
+    if any("," in value for value in values):
+        return any(saved == ",".join(values[:count]) for count in range(1, len(values)))
+    return set(saved.split(",")) <= set(values)
+
+
+def begun_with_fewer_seeds(folder: Path, name: str, identity: dict[str, Any], lists: Lists) -> str:
+    """Return the name of a sweep in ``folder`` that is this one with fewer seeds or the same; else ``name``.
+
+    A name that is made from all that varies is another one for each number of seeds.
+    """
+    homes = [Home(path.parent) for path in sorted(folder.glob(f"{name[:-9]}-{'?' * 8}/sweep.yaml"))]
+    found: list[tuple[int, str]] = []
+    for home in homes:
+        try:
+            grown = home.check(identity, lists)
+        except (ValueError, OSError, yaml.YAMLError):
+            continue
+        if set(grown) <= {SEED}:
+            found.append((len(home.trials()), home.path.name))
+    return max(found)[1] if found else name
 
 
 def sweep_name(space: Space, identity: dict[str, Any]) -> str:

@@ -11,18 +11,20 @@ import torch
 from hydra.utils import instantiate
 
 from cifar_core.data.sources import load_data
-from cifar_core.train import checkpoint
 from cifar_core.train.numerics import set_up
 from cifar_core.train.predict import evaluate, tta_acc
-from experiments.cli import exit_codes, signals, user_mistakes
-from experiments.config import build
-from experiments.config.compose import compose, compose_saved
+from experiments.cli import UserError, exit_codes, one_line, signals, user_mistakes
+from experiments.config.compose import compose_saved, composing_from, differences
 from experiments.config.settings import SweepSettings
 from experiments.config.values import settings
+from experiments.files import read_json
 from experiments.runs import story
 from experiments.runs.result import Result
+from experiments.runs.weights import trained_model
 from experiments.sweep.checks import check_space
+from experiments.sweep.compared import composed, conflict, edited
 from experiments.sweep.needs import Needs
+from experiments.sweep.origin import unpacked
 from experiments.sweep.report import write
 from experiments.sweep.space import Files, Space
 from experiments.tracking.mlflow_store import tagged_runs_page
@@ -51,9 +53,12 @@ def run_trial(
         torch.set_num_threads(threads)
     signals.catch()
     with exit_codes():
-        with user_mistakes():
-            cfg = compose(overrides, **files, in_sweep=True)
-        story.run(cfg, folder, overrides=overrides, name=label)
+        with user_mistakes(), unpacked(files) as here, composing_from(here.get("conf")):
+            cfg = composed(overrides, here)
+            if cfg.analysis.level != "none":
+                differences(cfg)  # reads the default run while it is there, for the report of this one
+        with composing_from(here.get("conf")):
+            story.run(cfg, folder, overrides=overrides, name=label)
 
 
 def _log_to(path: Path) -> None:
@@ -64,13 +69,39 @@ def _log_to(path: Path) -> None:
 
 
 def check_points(space: Space, options: SweepSettings, files: Files) -> None:
-    """Check all points of a space, and then all that they read, which is decoded here once.
+    """Check all points of a new sweep, and then all that they read, which is decoded here once.
 
     Raises ValueError or FileNotFoundError for a mistake, OSError for what the machine lacks.
     """
     needs = Needs()
-    check_space(space, options, files, see=needs.add)
+    with unpacked(files) as here:
+        check_space(space, options, here, see=needs.add)
     needs.check(elsewhere=options.backend != "local")
+
+
+def check_again(
+    space: Space, options: SweepSettings, files: Files, now: Files, trial: tuple[list[str], Path] | None
+) -> tuple[str, Exception | None]:
+    """Check a sweep that has begun: return what is to be told of it, and why no trial may start, if so.
+
+    ``now`` is what a new sweep would be composed from, ``trial`` the arguments and the folder of one of this.
+    Nothing is wrong with a sweep that is over where its pictures are gone. Raises ValueError for points that
+    are not in order.
+    """
+    needs = Needs()
+    with unpacked(files) as here:
+        check_space(space, options, here, see=needs.add)
+        cfg = composed(trial[0], here) if trial else None
+    against: Exception | None = None
+    try:
+        needs.check(elsewhere=options.backend != "local")
+        if trial and cfg and (reason := conflict(trial[1], cfg)):
+            against = UserError(reason)
+    except (ValueError, FileNotFoundError) as error:
+        against = UserError(one_line(error))
+    except (OSError, MemoryError) as error:
+        against = OSError(one_line(error))
+    return edited(space, files, now), against
 
 
 def gpu_count() -> int:
@@ -79,15 +110,23 @@ def gpu_count() -> int:
 
 
 def test_trial(folder: Path, overrides: Sequence[str]) -> dict[str, float]:
-    """Read the test set with the best weights of a finished run and add the figures to its records."""
+    """Read the test set with the best weights of a finished run and add the figures to its records.
+
+    Raises FileNotFoundError for weights that are not there, ValueError for other pictures than the run's.
+    """
     cfg = compose_saved(folder, overrides)
     options = settings(cfg)
     trainer = options.trainer
     numerics = set_up(trainer)
     data = load_data(options.data).to(numerics.device)
-    model = numerics.place(build.model(cfg, num_classes=data.num_classes))
-    best = checkpoint.load(folder / "best.pt")
-    model.load_state_dict(best["model"])
+    trained_on = read_json(folder / "environment.json").get("data", data.fingerprint)
+    if data.fingerprint != trained_on:
+        raise ValueError(
+            f"the pictures are no longer those that {folder} was trained on: "
+            f"fingerprint {trained_on}, got {data.fingerprint}"
+        )
+    model, epoch = trained_model(folder, cfg, num_classes=data.num_classes, checkpoint="best")
+    model = numerics.place(model)
     metrics = evaluate(model, data, "test", numerics, batch_size=trainer.eval_batch_size)
     metrics |= tta_acc(model, data, "test", numerics, trainer)
 
@@ -97,7 +136,7 @@ def test_trial(folder: Path, overrides: Sequence[str]) -> dict[str, float]:
     result.metrics |= metrics
     result.write(folder)
     if (spool := Spool(folder)).path.exists():
-        spool.append("metrics", step=best["epoch"], data=metrics)
+        spool.append("metrics", step=epoch, data=metrics)
     return metrics
 
 
@@ -124,5 +163,5 @@ def sync_trials(folder: Path) -> bool:
 
 JOBS: dict[str, Callable[..., Any]] = {
     job.__name__: job
-    for job in (check_points, gpu_count, run_trial, sync_trials, test_trial, track_sweep, write)
+    for job in (check_again, check_points, gpu_count, run_trial, sync_trials, test_trial, track_sweep, write)
 }

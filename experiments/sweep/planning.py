@@ -1,8 +1,9 @@
 """Which trials of a sweep run, and in what order: those begun, then the grid or what a sampler proposes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from experiments.config.settings import SweepSettings
 from experiments.sweep.home import Home
@@ -29,17 +30,21 @@ class Plan:
         self._target = target
         self._given_up: set[str] = set()  # points, by id, whose first seed was pruned
         self.trials = home.trials()
+        self._counted: set[Path] = set()  # folders of trials that were done before their turn
         self._folders = {trial.folder.name.lower() for trial in self.trials.values()}
 
     def restore(self) -> None:
         """Make ledger and folders agree: the folders say what was done, whatever the ledger has lost."""
         entries = self._ledger.latest()
+        self._recover(entries)
         for point, trial in self.trials.items():
+            if trial.seeds != len(self._space.seeds):  # further seeds were asked for
+                trial.seeds = len(self._space.seeds)
+                trial.write()
             look = trial.look()
             entry = entries.pop(point, None)
             if look.done:
-                self._screen.count(trial, look)
-                self.heed(trial, look)
+                self._count(trial, look)
             if entry is None or entry.state == TrialState.FAIL:
                 trial.number = self._enter(trial, look)
                 trial.write()
@@ -50,6 +55,28 @@ class Plan:
         for entry in entries.values():
             if not entry.state.is_finished():  # killed before the trial had its folder
                 self._ledger.tell(entry.number, "failed")
+
+    def _recover(self, entries: Mapping[str, FrozenTrial]) -> None:
+        """Write damaged records of trials anew, from what the ledger knows of their points."""
+        named = {trial.folder.name for trial in self.trials.values()}
+        lost = {path.parent.name for path in self._home.path.glob("*/trial.json")} - named
+        for key, entry in entries.items() if lost else ():
+            for seed in self._space.seeds:
+                point = self._space.point(entry.params) | seed
+                name = self._space.folder_name(point)
+                if point_id(point) == key and name in lost:
+                    self.trials[key] = self._trial(entry.number, point, entry.params, name)
+                    self.trials[key].write()
+                    lost.discard(name)
+                    self._screen.say(f"mended    {name}/trial.json, which was damaged")
+        for name in sorted(lost):
+            self._screen.say(f"damaged   {name}/trial.json: what the folder holds is not in the report")
+
+    def _count(self, trial: Trial, look: Look) -> None:
+        """Count a trial that was done before its turn came."""
+        self._counted.add(trial.folder)
+        self._screen.count(trial, look)
+        self.heed(trial, look)
 
     def _enter(self, trial: Trial, look: Look) -> int:
         """Enter a trial that the ledger lacks, or that is to be tried again, and return its new number."""
@@ -66,7 +93,11 @@ class Plan:
     def upcoming(self) -> Iterator[Trial]:
         """Yield the trials to run: those begun before, then the grid, or what the sampler proposes."""
         for trial in list(self.trials.values()):
-            if not self.is_given_up(trial) and not trial.look().done:
+            look = trial.look()
+            if look.done and trial.folder not in self._counted:  # since `restore`, without a controller
+                self._ledger.tell(trial.number, look.status, look.value)
+                self._count(trial, look)
+            elif not look.done and not self.is_given_up(trial):
                 trial.attempts = 0
                 yield trial
         if self._settings.sampler == "grid":
@@ -144,10 +175,13 @@ class Plan:
             number = self._ledger.add(values, self._space.distributions, key)
         else:
             self._ledger.name(number, key)
-        folder = self._home.path / self._folder_name(point)
-        trial = Trial(number, point, values, self._space.label(point), folder, seeds=len(self._space.seeds))
+        trial = self._trial(number, point, values, self._folder_name(point))
         self.trials[key] = trial
         return trial
+
+    def _trial(self, number: int, point: Point, values: dict[str, Value], name: str) -> Trial:
+        folder = self._home.path / name
+        return Trial(number, point, values, self._space.label(point), folder, seeds=len(self._space.seeds))
 
     def _folder_name(self, point: Point) -> str:
         """Return a name that no other trial has, even one whose name an earlier version has made."""

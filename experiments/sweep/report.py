@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from optuna.importance import get_param_importances
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
 from experiments.files import csv_text, write_text
 from experiments.sweep import figures
 from experiments.sweep.home import Home
 from experiments.sweep.ledger import saved_study
-from experiments.sweep.summary import PointRow, answers, best, cost, points, shown, table
+from experiments.sweep.summary import PointRow, answers, best, commits, cost, points, shown, table
 from experiments.sweep.trials import Trial
 
 MISSED = 20  # pictures listed that no trial has right
@@ -104,6 +104,9 @@ def _page(
         "<code>python -m experiments.run resume=&lt;folder&gt;</code>.</p>",
         _table([_trial_cells(row, folder) for row in rows]),
     ]
+    if len(versions := commits(trials)) > 1:
+        words = ", ".join(f"{commit} ({count})" for commit, count in versions.items())
+        parts.insert(1, f"<p>The trials ran with the code of different commits: {words}.</p>")
     head = (
         f"<!doctype html><meta charset=utf-8><title>{html.escape(folder.name)}</title><style>{STYLE}</style>"
     )
@@ -195,7 +198,7 @@ def _importances(folder: Path) -> dict[str, float]:
         return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of parameters with one value
-        return get_param_importances(study)
+        return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
 
 
 def _image(figure: Figure) -> str:

@@ -3,7 +3,7 @@
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from experiments.sweep.trials import METRIC, Look, Trial
 
@@ -37,7 +37,7 @@ class Screen:
     def ended(self, trial: Trial, look: Look, reason: str = "") -> None:
         """Show a trial that has ended."""
         self._add(trial, look)
-        figure = "" if look.value is None else f"{METRIC} {look.value:.2%}"
+        figure = "" if look.value is None else f"{_name(look.metrics)} {look.value:.2%}"
         self.say(f"[{self._done}/{self._total}] {look.status:<8}  {trial.label}  {reason or figure}")
 
     def say(self, line: str) -> None:
@@ -60,8 +60,8 @@ class Screen:
 
     def _add(self, trial: Trial, look: Look) -> None:
         self.counts[look.status] += 1
-        value = look.value or 0.0
-        if look.status == "finished" and (self._best is None or value > self._best[0]):
+        value = look.metrics.get(f"{METRIC}_best")
+        if look.status == "finished" and value is not None and (self._best is None or value > self._best[0]):
             self._best = value, trial.label
 
     @property
@@ -90,8 +90,15 @@ def _row(trial: Trial) -> str:
     history = trial.look().history
     if not history:
         return f"  {trial.label:<40} starting"
-    accs = [row.get(METRIC, row.get("test/acc", 0.0)) for row in history]
-    return f"  {trial.label:<40} epoch {len(history):>3}  {METRIC} {accs[-1]:.2%}  best {max(accs):.2%}"
+    name = _name(history[-1])
+    accs = [row.get(name, 0.0) for row in history]
+    best = f"  best {max(accs):.2%}" if name == METRIC else ""  # nothing chooses by the test pictures
+    return f"  {trial.label:<40} epoch {len(history):>3}  {name} {accs[-1]:.2%}{best}"
+
+
+def _name(metrics: Iterable[str]) -> str:
+    """Return which accuracy a run is judged by: without a validation split it is the test's."""
+    return METRIC if {METRIC, f"{METRIC}_best"}.intersection(metrics) else "test/acc"
 
 
 def _clock(seconds: float) -> str:

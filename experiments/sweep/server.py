@@ -12,7 +12,14 @@ from typing import Any, Literal
 from experiments.cli import UserError, one_line
 
 Job = Literal[  # by name: whoever asks for one need not import what it takes
-    "check_points", "gpu_count", "run_trial", "sync_trials", "test_trial", "track_sweep", "write"
+    "check_again",
+    "check_points",
+    "gpu_count",
+    "run_trial",
+    "sync_trials",
+    "test_trial",
+    "track_sweep",
+    "write",
 ]
 
 

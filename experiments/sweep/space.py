@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -31,6 +31,9 @@ class Files(TypedDict):
 
     config_name: str
     config_dir: str | None
+    kept: NotRequired[str]  # the file of a sweep that holds the texts to compose from
+    conf: NotRequired[str]  # in the place of the project's conf/, while they are unpacked
+    allowed: NotRequired[list[str]]  # the user's own packages, whatever a kept configuration says
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,11 @@ class Space:
     def folder_name(self, point: Point) -> str:
         """Return the label as a name that needs no quotes, and that no other point's folder has."""
         return self._names.folder(point, point_id(point)[:8])
+
+    @property
+    def lists(self) -> dict[str, tuple[str, ...]]:
+        """The values of each dimension that has all of them, as they stand in `identity`."""
+        return {d.name: tuple(map(str, d.values)) for d in self.dimensions if d.discrete}
 
     def identity(self) -> dict[str, Any]:
         """Return what makes this sweep another than its neighbours: by key, what varies and what is fixed."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from cifar_core.explain.statistics import Agreement, agreement, missed_by_all, spread
 from experiments.comparison.groups import ranked
+from experiments.files import read_json
 from experiments.runs.read import predictions
 from experiments.sweep.space import bare
 from experiments.sweep.trials import Look, Trial
@@ -109,6 +111,19 @@ def table(trials: Iterable[Trial]) -> list[dict[str, Any]]:
             }
         )
     return sorted(rows, key=lambda row: (-(row["val/acc_best"] or row["test/acc"] or -1), row["trial"]))
+
+
+def commits(trials: Iterable[Trial]) -> dict[str, int]:
+    """Return how many trials ran with the code of each commit, as far as they say."""
+    found: Counter[str] = Counter()
+    for trial in trials:
+        try:
+            git = read_json(trial.folder / "environment.json").get("git") or {}
+        except OSError:
+            continue
+        if "commit" in git:
+            found[git["commit"][:10]] += 1
+    return dict(found)
 
 
 def run_id(folder: Path) -> str | None:

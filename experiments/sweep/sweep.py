@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,18 @@ from experiments.config.values import plain, settings
 from experiments.sweep.backends.backend import Backend
 from experiments.sweep.backends.local import Local, Slots, share_out
 from experiments.sweep.backends.slurm import Slurm
+from experiments.sweep.closing import closing
 from experiments.sweep.controller import Controller
 from experiments.sweep.ending import Record, refit, say, test
-from experiments.sweep.home import Home, sweep_name
+from experiments.sweep.home import Home, begun_with_fewer_seeds, sweep_name
 from experiments.sweep.ledger import Ledger
+from experiments.sweep.names import SEED
+from experiments.sweep.origin import keep, kept, move, moved
 from experiments.sweep.server import Server
 from experiments.sweep.space import Files, Space, parse
 from experiments.sweep.winner import winner
+
+SWEEPS = Path("sweeps")
 
 
 def sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, *, config_dir: str | None) -> None:
@@ -33,42 +39,94 @@ def sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, *, co
     Ends the process with code 1 unless every point is finished or pruned. Raises UserError for a mistake,
     before the first trial.
     """
-    files: Files = {"config_name": cfg.hydra.job.config_name, "config_dir": config_dir}
     renew_config(cfg)
+    now: Files = {
+        "config_name": cfg.hydra.job.config_name,
+        "config_dir": config_dir,
+        "allowed": list(cfg.security.allowed_targets),
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        code = _sweep(arguments, cfg, loader, now, Path(scratch))
+    if code:
+        raise SystemExit(code)
+
+
+def _sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, now: Files, scratch: Path) -> int:
     with user_mistakes():
-        space = parse(arguments, loader, cfg.sweep.zip)
-        for dimension in space.dimensions:
-            if dimension.again:
-                say(f"{dimension.name}: {', '.join(dimension.again)} is there twice and runs once")
-        options = _chosen(settings(cfg).sweep, space, cfg)
-        identity = _identity(space, options)
-        name = options.name or sweep_name(space, identity)
-        home = Home(_folder(cfg, name))
-        if home.is_begun:
-            home.open(identity)  # now, for the checks take seconds
+        space, options, name, home = _asked(arguments, cfg, loader)
         tracked = records(cfg)
         server = Server(tracked=tracked)
-        server.call("check_points", space, options, files)
-        backend = _backend(server, options, space, cfg, files, home)
-        home.open(identity)
+        extra = [f"sweep.name={name}", *(["trainer.test=false"] if options.test in ("best", "none") else [])]
+        files = kept(now, home.path) or keep(now, scratch)
+        against = _checked(server, space, options, files, now, home, extra)
+        backend = _backend(server, options, space, cfg, moved(files, home.path), home)
+        home.open(_identity(space, options))
+
+    def ready() -> None:
+        if against is not None:
+            raise against
+        move(scratch, home.path)
+
     with home:
         print(f"sweep folder  {home.path}", file=sys.stderr)
         record = Record(server, home.path, plain(cfg)["tracking"] if tracked else None)
         tags = record.open()
-        extra = [f"sweep.name={name}", *(["trainer.test=false"] if options.test in ("best", "none") else [])]
         ledger = Ledger(home.ledger, options, epochs=cfg.trainer.epochs)
-        controller = Controller(space, options, home, ledger, backend, extra=extra, tags=tags)
+        controller = Controller(space, options, home, ledger, backend, extra=extra, tags=tags, ready=ready)
         try:
             code = controller.run()
             won = winner(controller.trials) if controller.is_over else []
             if options.refit:
-                refit(won, space, backend, home.path)
+                refit(won, space, backend, home.path, ready)
             elif options.test == "best":
                 test(won, server, allowed=cfg.security.allowed_targets)
         finally:
             record.close(controller.trials)
-    if code:
-        raise SystemExit(code)
+            again = not controller.is_complete and (against is None or sys.exception() is not against)
+            for line in closing(controller.trials, again=again):
+                say(line)
+    return code
+
+
+def _asked(
+    arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader
+) -> tuple[Space, SweepSettings, str, Home]:
+    """Return what to sweep and how, the sweep's name and its folder, which is opened where it has begun."""
+    space = parse(arguments, loader, cfg.sweep.zip)
+    for dimension in space.dimensions:
+        if dimension.again:
+            say(f"{dimension.name}: {', '.join(dimension.again)} is there twice and runs once")
+    options = _chosen(settings(cfg).sweep, space, cfg)
+    identity = _identity(space, options)
+    name = options.name or sweep_name(space, identity)
+    if not options.name and _folder(cfg, name) == SWEEPS / name and not Home(SWEEPS / name).is_begun:
+        name = begun_with_fewer_seeds(SWEEPS, name, identity, space.lists)
+    home = Home(_folder(cfg, name))
+    if home.is_begun:  # now, for the checks take seconds
+        for key in home.open(identity, _growing(space, options, home)):
+            say(f"{key} has more values now, and the sweep goes on with them")
+    return space, options, name, home
+
+
+def _checked(
+    server: Server,
+    space: Space,
+    options: SweepSettings,
+    files: Files,
+    now: Files,
+    home: Home,
+    extra: Sequence[str],
+) -> Exception | None:
+    """Check all points; return why no trial may start, where a sweep that has begun does not allow it."""
+    if not home.is_begun:
+        server.call("check_points", space, options, files)
+        return None
+    begun = next((t for t in home.trials().values() if (t.folder / "config.yaml").exists()), None)
+    trial = begun and ([*space.overrides(begun.point), *extra], begun.folder)
+    told, against = server.call("check_again", space, options, files, now, trial)
+    if told:
+        say(told)
+    return against
 
 
 def _chosen(options: SweepSettings, space: Space, cfg: DictConfig) -> SweepSettings:
@@ -117,9 +175,20 @@ def _identity(space: Space, options: SweepSettings) -> dict[str, Any]:
     return space.identity() | {"sweep.zip": ",".join(options.zip), "sweep.test": options.test}
 
 
+def _growing(space: Space, options: SweepSettings, home: Home) -> dict[str, tuple[str, ...]]:
+    """Return the lists that may have more values when a sweep is taken up again: in a search the seeds alone.
+
+    The first seed, by which a pruner judges a point, must stay.
+    """
+    lists = space.lists
+    if options.pruner != "none" and SEED in lists and home.first_seed != lists[SEED][0]:
+        del lists[SEED]
+    return lists if options.sampler == "grid" else {key: lists[key] for key in (SEED,) if key in lists}
+
+
 def _folder(cfg: DictConfig, name: str) -> Path:
     given = any(override.startswith("hydra.sweep.dir=") for override in cfg.hydra.overrides.hydra)
-    return Path(cfg.hydra.sweep.dir) if given else Path("sweeps") / name
+    return Path(cfg.hydra.sweep.dir) if given else SWEEPS / name
 
 
 def records(cfg: DictConfig) -> bool:

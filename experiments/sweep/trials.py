@@ -1,7 +1,6 @@
 """A trial as the controller sees it: a point and the run folder that it is trained in."""
 
 import dataclasses
-import json
 import os
 import signal
 import time
@@ -12,7 +11,7 @@ from typing import Self
 
 from cifar_core.files import lock
 from cifar_core.history import Row
-from experiments.files import write_json
+from experiments.files import read_json, write_json
 from experiments.runs import read
 from experiments.runs.result import ANALYSING, Result
 from experiments.sweep.space import Point, Value
@@ -83,12 +82,21 @@ class Trial:
     attempts: int = 0
     gpu: str | None = None  # where it runs, or ran last
     started: float = 0.0  # seconds since 1970, of the last attempt
+    clock: float = 0.0  # the same on a clock that stands still while the machine sleeps
     job: str = ""  # of Slurm
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Return the trial that a `trial.json` describes."""
-        return cls(**json.loads(path.read_text()), folder=path.parent)
+        """Return the trial that a `trial.json` describes; what a later version added to it is passed over.
+
+        Raises OSError where it is damaged.
+        """
+        content = read_json(path)
+        known = {f.name: content[f.name] for f in dataclasses.fields(cls) if f.name in content}
+        kinds = {"number": int, "point": dict, "values": dict, "label": str}
+        if any(not isinstance(known.get(name), kind) for name, kind in kinds.items()):
+            raise OSError(f"{path} is damaged: it lacks one of {', '.join(kinds)}")
+        return cls(**known | {"folder": path.parent})
 
     def write(self) -> None:
         """Write `trial.json`, whole or not at all."""
@@ -99,11 +107,17 @@ class Trial:
     def begin(self) -> None:
         """Note that another attempt starts, and remove what the last one left behind to be read."""
         self.attempts += 1
-        self.started = time.time()
+        self.started, self.clock = time.time(), time.monotonic()
         self.write()
         (self.folder / "stop").unlink(missing_ok=True)
         if self.look().status != ANALYSING:  # else its figures stand, whatever befalls this attempt
             (self.folder / "result.json").unlink(missing_ok=True)
+
+    def seconds_awake(self) -> float:
+        """Return how long the last attempt has run on this machine, without the time that this has slept."""
+        if not self.clock:  # begun by an earlier version
+            self.clock = time.monotonic() - max(0.0, time.time() - self.started)
+        return time.monotonic() - self.clock
 
     def look(self) -> Look:
         """Return what the folder holds now."""

@@ -20,11 +20,14 @@ import torch._dynamo  # noqa: E402, F401 - else the first optimizer does, 1.7 s
 import cifar_core  # noqa: E402
 import experiments  # noqa: E402
 import experiments.run  # noqa: E402
+from experiments.runs import environment  # noqa: E402
 
 for package in (cifar_core, experiments):
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         if not module.name.startswith(__name__):
             importlib.import_module(module.name)
+
+environment.git()  # of the code that is imported now, whatever is checked out when a trial starts
 
 # multiprocessing has each fork run the command line's main module once more, unless it is there already.
 sys.modules["__main__"] = experiments.run

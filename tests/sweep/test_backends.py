@@ -1,6 +1,7 @@
 """What backends and the warm server owe the controller, without a process."""
 
 import pickle
+import signal
 from pathlib import Path
 from typing import get_args
 
@@ -9,10 +10,12 @@ from submitit.core.utils import JobPaths
 
 from experiments.config.settings import SweepSettings
 from experiments.runs.result import Result
+from experiments.sweep import trials
 from experiments.sweep.backends import slurm
 from experiments.sweep.backends.backend import Cause, End
+from experiments.sweep.backends.local import Local, Slots
 from experiments.sweep.jobs import JOBS
-from experiments.sweep.server import Job
+from experiments.sweep.server import Job, Server
 from experiments.sweep.trials import Trial
 
 FILES = {"config_name": "config", "config_dir": None}
@@ -58,3 +61,48 @@ def test_slurms_state_and_the_trials_exit_code_say_how_a_job_ended(
     if returned is not None:
         JobPaths(tmp_path, job_id="12").result_pickle.write_bytes(pickle.dumps(("success", returned)))
     assert backend.cause(trial) == cause
+
+
+class Clocks:
+    """A machine's two clocks; one of them stands still while it sleeps."""
+
+    def __init__(self) -> None:
+        self.wall, self.awake = 1.7e9, 500.0
+
+    def time(self) -> float:
+        return self.wall
+
+    def monotonic(self) -> float:
+        return self.awake
+
+    def sleep(self, seconds: float, *, lid_closed: bool) -> None:
+        self.wall += seconds
+        self.awake += 0 if lid_closed else seconds
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+@pytest.mark.parametrize("old", [False, True])
+def test_the_time_that_the_machine_sleeps_is_not_the_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adopted: bool, old: bool
+):
+    clocks, killed = Clocks(), []
+    monkeypatch.setattr(trials, "time", clocks)
+    monkeypatch.setattr(Trial, "runs", lambda trial: True)
+    monkeypatch.setattr(Trial, "signal", lambda trial, signum: killed.append(signum))
+    trial = Trial(0, {}, {}, "x", tmp_path)
+    trial.begin()
+    clocks.sleep(5, lid_closed=False)
+    if old:
+        trial.clock = 0.0  # an earlier version wrote none
+        trial.write()
+    if adopted:
+        trial = Trial.read(tmp_path / "trial.json")
+    backend = Local(Server(tracked=False), Slots(1, (), 1), FILES, timeout=10)
+    assert backend.adopt(trial)
+    assert not backend.ended(trial)
+    clocks.sleep(8 * 3600, lid_closed=True)
+    assert not backend.ended(trial)
+    assert killed == []
+    clocks.sleep(6, lid_closed=False)
+    assert not backend.ended(trial)
+    assert killed == [signal.SIGKILL]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments.config.settings import SweepSettings
+from experiments.runs.result import Result
 from experiments.sweep.backends.backend import Cause, End
 from experiments.sweep.controller import Controller
 from experiments.sweep.home import Home
@@ -76,7 +77,7 @@ def control(
 ) -> tuple[int, Instant]:
     options = SweepSettings(**{"sampler": "grid"} | changes)
     home = Home(folder)
-    home.open(space.identity())
+    home.open(space.identity(), space.lists)
     with home:
         backend = kind(outcome)
         ledger = Ledger(home.ledger, options, epochs=5)
@@ -105,6 +106,56 @@ def test_points_that_an_earlier_version_named_alike_end_in_two_folders(tmp_path:
         trial.folder for trial in backend.started
     }
     assert len({trial.folder for trial in backend.started}) == 2
+
+
+@pytest.mark.parametrize("sampler", ["grid", "tpe"])
+def test_further_seeds_are_added_to_what_is_there(tmp_path: Path, sampler: str):
+    changes = {"sampler": sampler, "n_trials": 2}
+    _, first = control(tmp_path, space_of("optimizer.lr=1,2", "seed=0,1"), **changes)
+    _, more = control(tmp_path, space_of("optimizer.lr=1,2", "seed=0,1,2"), **changes)
+    assert sorted(labels(first)) == ["lr=1 s0", "lr=1 s1", "lr=2 s0", "lr=2 s1"]
+    assert sorted(labels(more)) == ["lr=1 s2", "lr=2 s2"]
+    trials = Home(tmp_path).trials().values()
+    assert {trial.seeds for trial in trials} == {3}
+    assert [(row.finished, row.seeds) for row in points(trials)] == [(3, 3), (3, 3)]
+    assert len(winner(trials)) == 3
+    assert [t.state.name for t in saved_study(tmp_path / "ledger.jsonl").trials] == ["COMPLETE"] * 6
+    with pytest.raises(ValueError, match="seed: 0,1,2, got 0,1: give the same with all values"):
+        refused(tmp_path, "optimizer.lr=1,2", "seed=0,1")
+
+
+def refused(folder: Path, *arguments: str) -> None:
+    space = space_of(*arguments)
+    Home(folder).check(space.identity(), space.lists)
+
+
+def test_a_point_lacks_its_further_seeds_until_they_are_done(tmp_path: Path):
+    control(tmp_path, space_of("seed=0,1"))
+    failed = {"status": "failed", "error": "no"}
+    control(tmp_path, space_of("seed=0,1,2,3"), lambda trial: failed, on_fail="stop")
+    shutil.rmtree(tmp_path / "s2")
+    shutil.rmtree(tmp_path / "s3")
+    trials = Home(tmp_path).trials().values()
+    assert [(row.finished, row.seeds) for row in points(trials)] == [(2, 4)]
+    assert winner(trials) == []
+
+
+@pytest.mark.parametrize(
+    ("few", "more"),
+    [
+        (["optimizer.lr=1,2"], ["optimizer.lr=1,3,2"]),
+        (["trainer.epochs=range(1,3)"], ["trainer.epochs=range(1,4)"]),
+        (["+model.x=[1,2],[3,4]"], ["+model.x=[1,2],[3,4],[5,6]"]),
+    ],
+)
+def test_a_grid_may_get_further_values(tmp_path: Path, few: list[str], more: list[str]):
+    _, first = control(tmp_path, space_of(*few))
+    _, added = control(tmp_path, space_of(*more))
+    assert (len(first.started), len(added.started)) == (2, 1)
+    assert [t.state.name for t in saved_study(tmp_path / "ledger.jsonl").trials] == ["COMPLETE"] * 3
+    assert control(tmp_path, space_of(*more))[1].started == []
+    with pytest.raises(ValueError, match="give the same with all values"):
+        refused(tmp_path, *few)
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes", "qmc"])
@@ -370,6 +421,50 @@ def test_memory_stays_flat(tmp_path: Path):
 
     control(tmp_path, space_of("seed=range(901)"), outcome)
     assert sizes[1] - sizes[0] < 600 * 16  # KiB
+
+
+@pytest.mark.parametrize("damage", ["", '{"number": 0, "poi', "[]", '{"number": 0}'])
+@pytest.mark.parametrize("sampler", ["grid", "tpe"])
+def test_a_damaged_record_of_a_trial_is_mended(tmp_path: Path, damage: str, sampler: str):
+    space, changes = space_of("optimizer.lr=1,2", "seed=0,1"), {"sampler": sampler, "n_trials": 2}
+    control(tmp_path, space, **changes)
+    record = tmp_path / "lr-1_s1" / "trial.json"
+    before = json.loads(record.read_text())
+    record.write_text(damage)
+    assert len(Home(tmp_path).trials()) == 3
+    assert control(tmp_path, space, **changes)[1].started == []
+    after = json.loads(record.read_text())
+    kept = ("number", "point", "values", "label", "seeds")
+    assert [after[key] for key in kept] == [before[key] for key in kept]
+
+
+def test_a_record_with_a_key_of_a_later_version_is_read(tmp_path: Path):
+    Trial(3, {"seed": "1"}, {}, "s1", tmp_path / "s1").write()
+    record = json.loads((tmp_path / "s1" / "trial.json").read_text())
+    (tmp_path / "s1" / "trial.json").write_text(json.dumps(record | {"node": "a"}))
+    assert Trial.read(tmp_path / "s1" / "trial.json").number == 3
+
+
+def test_a_trial_that_ends_between_two_looks_of_a_new_controller_is_entered(tmp_path: Path):
+    space = space_of("seed=0,1,2")
+
+    def outcome(trial: Trial) -> dict:
+        if trial.point["seed"] == "0":  # one of an earlier controller comes to its end
+            Result(metrics={"val/acc_best": 0.7}).write(tmp_path / "s1")
+        return finished(trial)
+
+    for seed in "012":
+        Trial(int(seed), {"seed": seed}, {}, f"s{seed}", tmp_path / f"s{seed}").write()
+    code, backend = control(tmp_path, space, outcome)
+    assert (code, labels(backend)) == (0, ["s0", "s2"])
+    values = {t.user_attrs["point"]: t.value for t in saved_study(tmp_path / "ledger.jsonl").trials}
+    assert sorted(values.values()) == [0.5, 0.5, 0.7]
+
+
+def test_a_damaged_record_of_a_sweep_is_told(tmp_path: Path):
+    (tmp_path / "sweep.yaml").write_text("identity: {")
+    with pytest.raises(OSError, match=r"sweep.yaml is damaged .* remove it, and the same command"):
+        Home(tmp_path).check({})
 
 
 def test_a_torn_ledger_is_cut_and_goes_on(tmp_path: Path):

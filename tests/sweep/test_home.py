@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from experiments.config.renamed import TARGETS
-from experiments.sweep.home import Home
+from experiments.sweep.home import Home, begun_with_fewer_seeds, sweep_name
 from tests.sweep.conftest import space_of
 
 
@@ -40,3 +40,18 @@ def test_a_second_controller_is_told_who_works_on_a_folder(tmp_path: Path):
             Home(tmp_path).open({})
     with Home(tmp_path) as second:
         second.open({})
+
+
+def test_the_same_command_with_further_seeds_finds_its_sweep(tmp_path: Path):
+    def found(*arguments: str) -> str:
+        space = space_of(*arguments)
+        name = sweep_name(space, space.identity())
+        return begun_with_fewer_seeds(tmp_path, name, space.identity(), space.lists)
+
+    few = ["optimizer.lr=0.1,0.2", "seed=0,1"]
+    with Home(tmp_path / found(*few)) as home:
+        home.open(space_of(*few).identity())
+    assert found("optimizer.lr=0.1,0.2", "seed=0,1,2") == home.path.name
+    for other in (["optimizer.lr=0.1,0.2,0.3", "seed=0,1,2"], ["optimizer.lr=0.1,0.2", "seed=1,2"]):
+        assert found(*other) != home.path.name
+    assert found("optimizer.lr=0.1,0.2", "seed=0,1,2", "trainer.epochs=3") != home.path.name

@@ -46,3 +46,6 @@ def test_the_winners_test_sets_the_machine_up_as_its_run_did(machine: None, tmp_
     record = Spool(tmp_path).last("metrics")
     assert record is not None
     assert (record["step"], record["data"]) == (3, metrics)
+    (tmp_path / "environment.json").write_text('{"data": "those of then"}')
+    with pytest.raises(ValueError, match="no longer those that .* was trained on: fingerprint those of then"):
+        jobs.test_trial(tmp_path, [])

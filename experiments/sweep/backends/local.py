@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,7 +97,7 @@ class Local:
             return False
         if gone:
             self._running.pop(trial.number, None)
-        elif self._timeout and time.time() - trial.started > self._timeout:
+        elif self._timeout and trial.seconds_awake() > self._timeout:
             self._timed_out.add(trial.number)
             self.kill(trial)
         return gone
