@@ -104,8 +104,10 @@ class Record:
         if self._tracking is not None:
             statuses = [trial.look().status for trial in trials]
             counts = {f"trials/{s}": float(statuses.count(s)) for s in ("finished", "pruned", "failed")}
-            self._track(counts, paths[1].read_text(), paths)
+            _, page = self._track(counts, paths[1].read_text(), paths)
             self._deliver()
+            if page:
+                say(f"MLflow        {page}")
 
     def _track(
         self, metrics: dict[str, float], note: str, files: Sequence[Path]

@@ -254,9 +254,10 @@ def _is_refusal(error: Exception) -> bool:
 
 
 def tagged_runs_page(url: str, tag: str, value: str) -> str:
-    """Return the page that shows all runs with a tag, in the experiment of the run at ``url``."""
+    """Return the page with the charts of all runs with a tag, in the experiment of the run at ``url``."""
     search = quote(f"tags.`{tag}` = '{value}'", safe="")
-    return f"{url.partition('/runs/')[0]}/runs?searchFilter={search}&workflowType=machine_learning"
+    place = f"{url.partition('/runs/')[0]}/runs?searchFilter={search}"
+    return f"{place}&workflowType=machine_learning&compareRunsMode=CHART"
 
 
 def tracked_folders(uri: str | None, experiment: str | None, wanted: str) -> list[Path]:
