@@ -2,6 +2,8 @@
 
 Writes augmentation.png (the recipe on training pictures, run in batches and by Albumentations, and the same
 draws by both with what differs), mixing.png where `aug.batch` mixes, and schedule.png (lr over the training).
+With data=folder it prints what was found: pictures by class and split, sizes, modes, files passed over,
+copies, pictures under two labels, mean and std to paste.
 """
 
 import argparse
@@ -24,7 +26,7 @@ def main() -> None:
     with exit_codes():
         with user_mistakes():
             cfg = compose(arguments.overrides)
-        for path in preview(cfg, arguments.out):
+        for path in preview(cfg, arguments.out, tell=print):
             print(path)
 
 

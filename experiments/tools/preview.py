@@ -1,5 +1,7 @@
 """Draws what a configuration would do before it runs."""
 
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from cifar_core.augment.per_picture import PerPicture, record
 from cifar_core.augment.pipeline import lower
 from cifar_core.augment.protocol import Augment
 from cifar_core.augment.recipe import NotLowered
+from cifar_core.data.settings import DataSettings
 from cifar_core.data.sources import load_data
 from cifar_core.data.split import Data
 from cifar_core.report.cards import INK, PREDICTED, RULE, TRUE, Card, Tile, draw_sheet, enlarge
@@ -19,6 +22,7 @@ from cifar_core.train.state import steps_per_epoch
 from experiments.cli import user_mistakes
 from experiments.config import build
 from experiments.config.values import settings, with_constants
+from experiments.tools.found import found_lines, listed_lines
 
 PICTURES = 8
 BATCHES = 4  # mixed
@@ -26,10 +30,13 @@ DRAWS = 3  # of each way, per picture
 AMPLIFIED = 64  # a difference of 1/255 becomes 64/255
 
 
-def preview(cfg: DictConfig, out_dir: Path) -> list[Path]:
-    """Write the sheets of ``cfg`` to ``out_dir`` and return their paths."""
+def preview(cfg: DictConfig, out_dir: Path, *, tell: Callable[[str], None] | None = None) -> list[Path]:
+    """Write the sheets of ``cfg`` to ``out_dir`` and return their paths.
+
+    ``tell`` gets the lines on what was found in a folder, also where some of its pictures cannot be read.
+    """
     with user_mistakes():
-        data = load_data(settings(cfg).data)
+        data = _found(settings(cfg).data, tell or (lambda line: None))
         cfg = with_constants(cfg, data.mean, data.std)
         mix = build.mix(cfg, num_classes=data.num_classes)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -38,6 +45,22 @@ def preview(cfg: DictConfig, out_dir: Path) -> list[Path]:
         _schedule(cfg, data, out_dir / "schedule.png"),
     ]
     return [*paths, _mixing(cfg, data, mix, out_dir / "mixing.png")] if mix else paths
+
+
+def _found(options: DataSettings, tell: Callable[[str], None]) -> Data:
+    """Load the pictures and tell what is there; sheets and lines of other sources say nothing new."""
+    if options.source != "folder":
+        return load_data(options)
+    try:
+        data = load_data(options)
+    except (ValueError, OSError):
+        with suppress(ValueError, OSError):  # the first error is the one to tell
+            for line in listed_lines(options):
+                tell(line)
+        raise
+    for line in found_lines(options, data):
+        tell(line)
+    return data
 
 
 def _augmentation(cfg: DictConfig, data: Data, path: Path) -> Path:
