@@ -1,1 +1,18 @@
 """Turns the values in conf/ into runs and sweeps."""
+
+import os
+import sys
+from types import TracebackType
+
+
+def _untold(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """End on Ctrl-C without a traceback, as while a command still imports what it needs."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    os.write(2, b"stopped by SIGINT\n")
+    os._exit(130)
+
+
+if sys.argv[:1] == ["-m"]:  # this is the command line, and nobody's notebook
+    sys.excepthook = _untold

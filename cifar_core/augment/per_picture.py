@@ -2,7 +2,6 @@
 
 import copy
 import random
-import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from cifar_core.augment.recipe import Draw, Recipe, Step, Steps
 from cifar_core.augment.uniforms import picture_keys
+from cifar_core.processes import end_with_parent, start_forkserver
 
 
 class PerPicture:
@@ -46,6 +46,7 @@ class PerPicture:
     def _shared(self, arrays: np.ndarray, seeds: Tensor) -> np.ndarray:
         if self._pool is None:  # forkserver: a fork of this process, with torch's threads in it, could hang
             context = get_context("forkserver")
+            start_forkserver()
             self._pool = ProcessPoolExecutor(self.workers, context, _keep_compose, (self.compose,))
         shares = np.array_split(np.arange(len(arrays)), self.workers)
         done = self._pool.map(_augmented_share, [(arrays[share], seeds[share].tolist()) for share in shares])
@@ -58,7 +59,7 @@ _compose: A.Compose  # of a worker process
 def _keep_compose(compose: A.Compose) -> None:
     global _compose
     _compose = compose
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the training's to answer
+    end_with_parent()
 
 
 def _augmented_share(share: tuple[np.ndarray, list[int]]) -> np.ndarray:

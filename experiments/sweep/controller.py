@@ -1,12 +1,15 @@
 """The controller of a sweep: starts trials, reads what they write, ends the hopeless, keeps the ledger."""
 
 import dataclasses
+import math
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from experiments.cli import Stopped
+from cifar_core.processes import ENDING
+from experiments.cli import TOGETHER_SECONDS, Stopped
 from experiments.config.settings import SweepSettings
 from experiments.runs.result import Result
 from experiments.sweep.backends.backend import Backend, Cause, End
@@ -53,6 +56,7 @@ class Controller:
         self._reported: dict[int, int] = {}  # last epoch the pruner has seen, by trial number
         self._again: list[Trial] = []  # killed trials that get another attempt
         self._signals: list[int] = []
+        self._signalled = -math.inf  # when the last signal came
         self._heeded = 0  # signals acted on
         self._stops = False  # no new trials
         self._ran = False  # to the end, or until a signal
@@ -181,7 +185,7 @@ class Controller:
     @contextmanager
     def _heeding_signals(self) -> Iterator[None]:
         """Keep signals for `_heed`, so that none cuts the ledger short; in the end as they were before."""
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        numbers = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
         before = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
             yield
@@ -193,7 +197,9 @@ class Controller:
                 signal.signal(number, handler)
 
     def _on_signal(self, signum: int, _: FrameType | None) -> None:
-        self._signals.append(signum)  # a handler must not print or write: `_heed` does
+        if time.monotonic() - self._signalled > TOGETHER_SECONDS:  # else once more the same
+            self._signals.append(signum)  # a handler must not print or write: `_heed` does
+            self._signalled = time.monotonic()
 
     def _heed(self) -> None:
         """Act on the signals that came since the last look."""

@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal
 
+from cifar_core.processes import ENDING, start_forkserver
 from experiments.cli import UserError, one_line
 
 Job = Literal[  # by name: whoever asks for one need not import what it takes
@@ -38,6 +39,7 @@ class Server:
 
     def start(self, job: Job, *args: Any) -> BaseProcess:
         """Start a job in a process of its own, which outlives this one."""
+        start_forkserver()
         process = self._context.Process(target=work, args=(job, *args))
         process.start()
         return process
@@ -48,6 +50,7 @@ class Server:
         Raises what it raised: a mistake or trouble of the machine under its own name, anything else as
         `Defect`; OSError where the process died.
         """
+        start_forkserver()
         ours, theirs = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_answer, args=(theirs, job, args, options))
         process.start()
@@ -76,6 +79,7 @@ def work(job: Job, *args: Any, **options: Any) -> Any:
 def _answer(pipe: Connection, job: Job, args: tuple[Any, ...], options: dict[str, Any]) -> None:
     os.setsid()  # Ctrl-C is the controller's
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # its server has them blocked
     try:
         pipe.send(("value", work(job, *args, **options)))
     except Exception as error:

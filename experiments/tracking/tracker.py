@@ -299,5 +299,7 @@ class SpooledTracker:
 def _status(exc: BaseException | None) -> str:
     if exc is None or (isinstance(exc, SystemExit) and not exc.code):
         return "FINISHED"
-    killed = isinstance(exc, KeyboardInterrupt) or (isinstance(exc, SystemExit) and exc.code in (130, 143))
+    killed = isinstance(exc, KeyboardInterrupt) or (
+        isinstance(exc, SystemExit) and exc.code in (129, 130, 143)
+    )
     return "KILLED" if killed else "FAILED"
