@@ -83,7 +83,7 @@ class Seed:
 def configuration(preset: str, overrides: Sequence[str]) -> DictConfig:
     """Return a preset's configuration, checked; raise ValueError for one that is a sweep itself."""
     cfg = compose([f"experiment={preset}", *overrides])
-    if "hydra" in yaml.safe_load((CONF / "experiment" / f"{preset}.yaml").read_text()):
+    if "hydra" in yaml.safe_load((CONF / "experiment" / f"{preset}.yaml").read_text(encoding="utf-8")):
         raise ValueError(f"experiment={preset} is a sweep itself: name presets of one run")
     return cfg
 
@@ -178,7 +178,7 @@ def read(path: Path) -> list[Seed]:
     if not path.exists():
         return []
     columns = [field.name for field in fields(Seed)]
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if reader.fieldnames != columns:
             raise ValueError(f"{path} must have the columns {','.join(columns)}, got {reader.fieldnames}")
@@ -238,7 +238,7 @@ def show(readme: Path, seeds: Iterable[Seed]) -> None:
 
 def around(readme: Path) -> tuple[str, str]:
     """Return the page before and after its two markers; raise ValueError unless each is there once."""
-    page = readme.read_text()
+    page = readme.read_text(encoding="utf-8")
     if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
         raise ValueError(f"{readme} must have {BEGIN} and, after it, {END}, once each")
     return page.partition(BEGIN)[0], page.partition(END)[2]

@@ -99,7 +99,7 @@ def main() -> None:
         f"(n={len(ratios)}, {ratios[0]:.3f} to {ratios[-1]:.3f})"
     )
     if arguments.json:
-        arguments.json.write_text(json.dumps(rounds, indent=2))
+        arguments.json.write_text(json.dumps(rounds, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -187,7 +187,8 @@ def main() -> None:
         )
     if args.out:
         args.out.write_text(
-            json.dumps({"arguments": vars(args) | {"out": str(args.out)}, "rows": rows}, indent=2)
+            json.dumps({"arguments": vars(args) | {"out": str(args.out)}, "rows": rows}, indent=2),
+            encoding="utf-8",
         )
 
 

@@ -52,7 +52,8 @@ def joblib(folder: Path, trials: int, slots: int) -> None:
         "if __name__ == '__main__':\n"
         "    trials, slots, folder, *work = sys.argv[1:]\n"
         "    calls = (delayed(trial)(seed, work, folder) for seed in range(int(trials)))\n"
-        "    Parallel(int(slots))(calls)\n"
+        "    Parallel(int(slots))(calls)\n",
+        encoding="utf-8",
     )
     call(folder, [sys.executable, str(script), str(trials), str(slots), str(folder / "runs"), *WORK])
 

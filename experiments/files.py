@@ -46,7 +46,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Return a JSON object; {} where the file is not there. Raises OSError for a damaged one."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError as error:
@@ -75,7 +75,7 @@ def own(folder: Path) -> TextIO:
 
     Raises BlockingIOError with the owner's name where another process has it.
     """
-    file = (folder / "lock").open("a+")
+    file = (folder / "lock").open("a+", encoding="utf-8")
     if not lock(file):
         file.seek(0)
         owner = file.read().strip() or "another process"

@@ -1,9 +1,12 @@
+import ast
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from cifar_core.files import lock, whole
+from tests.conftest import PROJECT
+from tests.imports import sources
 
 
 def test_a_file_is_there_when_the_block_ends_and_not_before(tmp_path: Path):
@@ -55,3 +58,57 @@ def test_who_waits_gets_the_lock_when_the_holder_is_gone(tmp_path: Path):
                 waiting.result(timeout=0.1)
             mine.close()
             assert waiting.result(timeout=60)
+
+
+def test_every_text_file_is_opened_as_utf_8_whatever_the_locale():
+    files = [*sources().values(), *(PROJECT / "docs").glob("*.py"), *(PROJECT / "benchmarks").glob("*.py")]
+    calls = [
+        (file, node)
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
+    assert len(calls) > 5000
+    assert not [f"{file}:{node.lineno}" for file, node in calls if asks_the_locale(node)]
+
+
+@pytest.mark.parametrize(
+    ("call", "asks"),
+    [
+        ("path.read_text()", True),
+        ("path.open()", True),
+        ("open(path)", True),
+        ("open(path, 'a+', newline='')", True),
+        ("path.open('w')", True),
+        ("subprocess.run(command, text=True)", True),
+        ("path.write_text(text, encoding='utf-8')", False),
+        ("open(path, 'rb')", False),
+        ("path.open('ab')", False),
+        ("write_text(path, text)", False),
+        ("store.open(start, again=True)", False),
+    ],
+)
+def test_the_law_knows_the_calls_that_ask_the_locale(call: str, asks: bool):
+    assert asks_the_locale(ast.parse(call, mode="eval").body) == asks
+
+
+def asks_the_locale(call: ast.Call) -> bool:
+    """Tell whether a call opens text in the encoding of the locale, as far as its words show."""
+    keywords = {keyword.arg for keyword in call.keywords}
+    if "encoding" in keywords:
+        return False
+    if keywords & {"text", "universal_newlines"}:
+        return True
+    if isinstance(call.func, ast.Attribute) and call.func.attr in ("read_text", "write_text"):
+        return True
+    of_path = isinstance(call.func, ast.Attribute) and call.func.attr == "open"
+    if not of_path and not (isinstance(call.func, ast.Name) and call.func.id == "open"):
+        return False
+    if of_path and ast.unparse(call.func.value) in NO_FILES:
+        return False
+    modes = [arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+    modes = [mode for mode in modes if set(mode) <= set("rwxabt+")]
+    return not any("b" in mode for mode in modes) and (bool(modes) or len(call.args) == (0 if of_path else 1))
+
+
+NO_FILES = ("os", "Image", "tarfile", "folder", "self.store", "home", "record", "Record")  # have another open

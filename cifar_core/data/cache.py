@@ -165,7 +165,7 @@ def _unwritable(folder: Path, error: OSError) -> OSError:
 def _read(target: Path) -> tuple[Decoded, str] | None:
     """Open a finished cache; None where there is none or it is damaged."""
     try:
-        meta = json.loads((target / "meta.json").read_text())
+        meta = json.loads((target / "meta.json").read_text(encoding="utf-8"))
         parts = {name: _read_part(target, name, meta["names"][name]) for name in meta["names"]}
         decoded = Decoded(tuple(meta["classes"]), parts["train"], parts.get("test"), parts.get("val"))
         return decoded, meta["fingerprint"]
@@ -193,7 +193,7 @@ def _write(target: Path, decoded: Decoded, stamp: str) -> None:
             np.save(part / f"{name}_labels.npy", pictures.labels)
             names[name] = pictures.names
         meta = {"classes": decoded.classes, "names": names, "fingerprint": stamp}
-        (part / "meta.json").write_text(json.dumps(meta))
+        (part / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         for file in part.iterdir():
             _to_disk(file)  # a power cut must leave no file of zeros under the final name
         part.rename(target)

@@ -93,7 +93,7 @@ def _rounded(train: Split) -> tuple[list[float], list[float]]:
 def _read(path: Path) -> tuple[list[float], list[float]] | None:
     """Return the figures of an earlier measurement; None where there is none or the file is damaged."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         return list(triple(content["mean"])), list(triple(content["std"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

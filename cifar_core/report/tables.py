@@ -75,7 +75,7 @@ def write_cams(
 
 def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
     """Write `metrics` as strict JSON; a NaN or infinity raises ValueError."""
-    path.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    path.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_errors(

@@ -130,9 +130,9 @@ def read(folder: Path) -> Run:
 
 
 def _read(folder: Path) -> Run:
-    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     overrides = folder / "overrides.yaml"
-    words = yaml.safe_load(overrides.read_text()) if overrides.exists() else []
+    words = yaml.safe_load(overrides.read_text(encoding="utf-8")) if overrides.exists() else []
     environment = read_json(folder / "environment.json")
     result = Result.read(folder) or Result(status="unfinished")
     flat = {key: value for key, value in completed(past(renew(config))).items() if key not in APART}

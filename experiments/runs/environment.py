@@ -45,7 +45,7 @@ def environment() -> dict[str, Any]:
 def _processor() -> str | None:
     """Return the name of the CPU, as Linux tells it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
@@ -64,13 +64,18 @@ def git() -> dict[str, Any] | None:
 
     None outside a checkout.
     """
+    commit = _git_says("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    changes = _git_says("status", "--porcelain")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def _git_says(*arguments: str) -> str | None:
+    """Return what git answers; None where there is no git or checkout, or no answer in 10 seconds."""
+    command = ["git", "-C", str(PROJECT), *arguments]
     try:
-        commit = _git_says("rev-parse", "HEAD")
-        return {"commit": commit.strip(), "dirty": bool(_git_says("status", "--porcelain").strip())}
+        done = subprocess.run(command, capture_output=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _git_says(*arguments: str) -> str:
-    command = ["git", "-C", str(PROJECT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+    return done.stdout.decode(errors="replace").strip()

@@ -105,7 +105,7 @@ class RunFolder:
         """
         config = self.path / "config.yaml"
         if config.exists():
-            self._compare(yaml.safe_load(config.read_text()), values)
+            self._compare(yaml.safe_load(config.read_text(encoding="utf-8")), values)
         elif not asks_for_constants(values):
             write_text(self.path / "overrides.yaml", yaml.safe_dump(list(overrides)))
             write_text(config, yaml.safe_dump(values, sort_keys=False))
@@ -114,13 +114,17 @@ class RunFolder:
     def constants(self) -> tuple[Any, Any]:
         """The `data.mean` and `data.std` of config.yaml; None each where there is none."""
         config = self.path / "config.yaml"
-        data = (yaml.safe_load(config.read_text()) or {}).get("data") if config.exists() else None
+        data = (
+            (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("data")
+            if config.exists()
+            else None
+        )
         return ((data or {}).get("mean"), (data or {}).get("std"))
 
     @property
     def identity(self) -> str:
         """A hash of what the run cannot change, from config.yaml as it was first written."""
-        saved = yaml.safe_load((self.path / "config.yaml").read_text())
+        saved = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
         text = json.dumps(past(saved), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -135,14 +139,14 @@ class RunFolder:
 
     def write_history(self, history: Sequence[dict[str, float]]) -> None:
         """Write metrics.csv anew, as after taking up a run at an earlier epoch."""
-        (self.path / "metrics.csv").write_text("")
+        (self.path / "metrics.csv").write_text("", encoding="utf-8")
         for row in history:
             self.append(row)
 
     def append(self, row: dict[str, float]) -> None:
         """Add one epoch to metrics.csv."""
         self._has_epochs = True
-        with (self.path / "metrics.csv").open("a", newline="") as file:
+        with (self.path / "metrics.csv").open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(row))
             if file.tell() == 0:
                 writer.writeheader()

@@ -12,7 +12,7 @@ from experiments.runs.folder import RunFolder
 def history(folder: Path) -> list[Row]:
     """Return the epochs in metrics.csv that are written whole; [] before the first."""
     try:
-        text = (folder / "metrics.csv").read_text()
+        text = (folder / "metrics.csv").read_text(encoding="utf-8")
         lines = text[: text.rfind("\n") + 1].splitlines()
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
     except FileNotFoundError:

@@ -53,7 +53,7 @@ def edited(space: Space, kept: Files, now: Files) -> str:
 
 def conflict(folder: Path, cfg: DictConfig) -> str:
     """Say what the trial in ``folder`` was made from and is not now, as ``cfg``; empty where nothing."""
-    saved = renew(yaml.safe_load((folder / "config.yaml").read_text()))
+    saved = renew(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
     measured = (saved.get("data", {}).get(key) for key in ("mean", "std"))
     changes = _changes(past(saved), past(plain(with_constants(cfg, *measured))))
     before = read_json(folder / "environment.json").get("data")

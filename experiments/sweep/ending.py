@@ -104,7 +104,7 @@ class Record:
         if self._tracking is not None:
             statuses = [trial.look().status for trial in trials]
             counts = {f"trials/{s}": float(statuses.count(s)) for s in ("finished", "pruned", "failed")}
-            _, page = self._track(counts, paths[1].read_text(), paths)
+            _, page = self._track(counts, paths[1].read_text(encoding="utf-8"), paths)
             self._deliver()
             if page:
                 say(f"MLflow        {page}")

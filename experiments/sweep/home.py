@@ -112,7 +112,7 @@ class Home:
     def _saved(self) -> dict[str, Any]:
         path = self.path / "sweep.yaml"
         try:
-            content = yaml.safe_load(path.read_text()) or {}
+            content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except FileNotFoundError:
             return {}
         except (yaml.YAMLError, UnicodeDecodeError) as error:

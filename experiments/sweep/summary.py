@@ -129,7 +129,7 @@ def commits(trials: Iterable[Trial]) -> dict[str, int]:
 def run_id(folder: Path) -> str | None:
     """Return the run's id in the tracker, as far as the tracker's own state knows it."""
     try:
-        states = json.loads((folder / "tracking.offset").read_text())
+        states = json.loads((folder / "tracking.offset").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return next((state["run_id"] for state in states.values()), None)

@@ -126,7 +126,7 @@ class Trial:
     def log_tail(self) -> list[str]:
         """Return the last lines the trial has put out."""
         try:
-            text = (self.folder / "trial.log").read_text(errors="replace")
+            text = (self.folder / "trial.log").read_text(errors="replace", encoding="utf-8")
         except FileNotFoundError:
             return []
         return text.splitlines()[-LOG_LINES:]
@@ -134,7 +134,7 @@ class Trial:
     def runs(self) -> bool:
         """Tell whether a process of this machine has the run folder."""
         try:
-            with (self.folder / "lock").open() as file:
+            with (self.folder / "lock").open(encoding="utf-8") as file:
                 return not lock(file)
         except FileNotFoundError:
             return False
@@ -143,7 +143,7 @@ class Trial:
         """Send a signal to the process that has the run folder, and to what it started."""
         if not self.runs():  # it may not have come to its lock yet
             return
-        owner = (self.folder / "lock").read_text().split()
+        owner = (self.folder / "lock").read_text(encoding="utf-8").split()
         if owner[:1] != ["process"]:
             return
         try:

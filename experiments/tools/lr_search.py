@@ -121,7 +121,7 @@ def _title(cfg: DictConfig) -> str:
 
 
 def _write(path: Path, seen: RangeTest) -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["lr", "loss", "smoothed_loss"])
         writer.writerows(zip(seen.lrs, seen.losses, seen.smoothed, strict=True))

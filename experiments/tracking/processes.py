@@ -35,7 +35,7 @@ def _alive(pid: int, started: str) -> bool:
 def _started(pid: int) -> str | None:
     """Clock ticks from boot to the start of `pid`; "" for a zombie, None where /proc does not tell."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return None
     return "" if fields[0] in "ZX" else fields[19]  # fields 3 and 22 of proc(5), the name taken off
@@ -43,7 +43,7 @@ def _started(pid: int) -> str | None:
 
 def _boot() -> str:
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except OSError:
         return "-"
 

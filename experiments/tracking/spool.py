@@ -94,6 +94,6 @@ class Delivered:
 
 def _states(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / "tracking.offset").read_text())
+        return json.loads((folder / "tracking.offset").read_text(encoding="utf-8"))
     except (OSError, ValueError):  # absent, or emptied by a power cut: delivering again adds nothing
         return {}

@@ -57,7 +57,7 @@ class Job:
             return None
         code = self._process.exitcode
         if code and code < 0:
-            with (self._folder / "trial.log").open("a") as log:
+            with (self._folder / "trial.log").open("a", encoding="utf-8") as log:
                 log.write(f"{_killed_by(-code)}\n")
         return code
 
@@ -201,6 +201,7 @@ def _killed_by(signum: int) -> str:
 def _ask(*command: str) -> str | None:
     """Run one of Slurm's commands; None where it fails."""
     try:
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+        done = subprocess.run(command, check=True, capture_output=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
         return None
+    return done.stdout.decode(errors="replace")
