@@ -73,8 +73,8 @@ def _off(
     classes, lacking = np.unique(labels[own]), np.setdiff1d(labels[own], labels[own[off]])
     if len(off) and len(lacking):
         log.warning(
-            "%d of %d classes have no %s picture: data.%s_size=%g takes %d of %d pictures, and a lot says "
-            "which classes of few give one",
+            "%d of %d classes have no %s picture: data.%s_size=%g takes %d of %d pictures, and which of the "
+            "small ones give one is drawn by lot",
             len(lacking),
             len(classes),
             name,
