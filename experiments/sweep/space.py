@@ -247,7 +247,7 @@ def _equal(value: Any) -> Any:
     """Return what all spellings of one value share: 1 and 1.0, a and 'a'; true is no number."""
     if isinstance(value, QuotedString):
         return value.text
-    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool) and value == value:
         return value
     return type(value), str(value)
 

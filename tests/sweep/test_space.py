@@ -96,8 +96,8 @@ def test_what_cannot_be_swept_is_told(argument: str):
 
 
 def test_two_spellings_of_one_value_are_one_point():
-    (dimension,) = space_of("+model.x=1,1.0,1e0,'1',true,0.10,1e-1,a,'a',-1").dimensions
-    assert dimension.values == ("1", "'1'", "True", "0.1", "a", "-1")
+    (dimension,) = space_of("+model.x=1,1.0,1e0,'1',true,0.10,1e-1,a,'a',-1,nan,NaN").dimensions
+    assert dimension.values == ("1", "'1'", "True", "0.1", "a", "-1", "nan")
     assert dimension.again == ("1.0", "'a'")
 
 
