@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from cifar_core.data.sources import load_data
 from cifar_core.train.checkpoint import load, start_from, weights_in
 from experiments.config import build
-from experiments.config.values import settings
+from experiments.config.values import asks_for_constants, plain, settings
 from experiments.files import read_json
 from experiments.runs.folder import CHECKPOINTS
 from experiments.runs.read import predictions
@@ -42,6 +42,10 @@ def trained_model(
     last.pt gives the moving average where the run kept one. Raises FileNotFoundError for weights that were
     not kept, ValueError for those of another model, OSError for a damaged file.
     """
+    if asks_for_constants(plain(cfg)):
+        raise ValueError(
+            f"{folder} must say data.mean and data.std in numbers, as every run writes them, got auto"
+        )
     path = folder / f"{checkpoint}.pt"
     weights, epoch = _weights(path)
     with torch.random.fork_rng(devices=[]):  # the fresh weights are not kept, so they cost no random numbers

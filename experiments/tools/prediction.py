@@ -148,6 +148,7 @@ def _decoded(path: Path, size: int, reading: Reading) -> np.ndarray | str:
 def _add_cards(predictor: Predictor, files: Sequence[Path], images: Tensor, preds: Predictions) -> None:
     """Add cards with the maps of the two likeliest classes, laid over the picture as it is squeezed."""
     names, method = printable_names(predictor.data.classes), predictor.cfg.analysis.method
+    reading = reads(settings(predictor.cfg).data)
     for start in range(0, len(files), BATCH_SIZE):
         rows = slice(start, min(start + BATCH_SIZE, len(files)))
         inputs = predictor.data.normalize(images[rows].to(predictor.numerics.device))
@@ -156,7 +157,7 @@ def _add_cards(predictor: Predictor, files: Sequence[Path], images: Tensor, pred
         maps = evidence(grids.cpu(), inputs.shape[-2:]).numpy()
         for place, file in enumerate(files[rows]):
             row = start + place
-            picture = enlarge(torch.from_numpy(decode_picture(file, TILE).copy()))
+            picture = enlarge(torch.from_numpy(decode_picture(file, TILE, reading).copy()))
             pred, rival = int(preds.preds[row]), int(preds.runners_up[row])
             tiles = [
                 Tile(picture),

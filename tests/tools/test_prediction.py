@@ -2,11 +2,13 @@
 
 import csv
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 from cifar_core.data.sources import load_data
@@ -135,3 +137,25 @@ def test_the_command(cli: Cli, finished: Path, pictures: Path, tmp_path: Path):
     ]
     wrong = cli(str(finished), str(tmp_path / "absent"), module="predict")
     assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 1)
+
+
+def test_the_sheet_shows_a_transparent_picture_over_the_run_s_background(
+    tmp_path: Path, predictor: Predictor
+):
+    """The card's picture and the network's are made by one law."""
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    OmegaConf.update(predictor.cfg, "data.source", "folder")
+    OmegaConf.update(predictor.cfg, "data.background", [0, 0, 255])
+    list(predict_files(predictor, picture_files([tmp_path]), sheet_size=1))
+    (card,) = predictor.cards
+    assert np.asarray(card.tiles[0].picture)[0, 0].tolist() == [0, 0, 255]
+
+
+def test_a_configuration_without_numbers_is_refused(finished: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(finished, tmp_path / "edited"))
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(
+        text.replace("  mean:\n  - 77.9\n  - 77.9\n  - 77.9\n", "  mean: auto\n")
+    )
+    with pytest.raises(ValueError, match="must say data.mean and data.std in numbers"):
+        load(folder)
