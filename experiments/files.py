@@ -70,6 +70,15 @@ def _blank(value: Any) -> Any:
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
 
 
+def make_folder(path: Path, key: str) -> None:
+    """Create a folder with its parents; an OSError names the option ``key`` that puts it elsewhere."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"{path} cannot be made: {reason}; give another place by {key}=<folder>") from error
+
+
 def own(folder: Path) -> TextIO:
     """Lock ``folder`` for this process until the file returned is closed.
 

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.cli import UserError, exit_codes, signals, user_mistakes
+from experiments.cli import UserError, exit_codes, one_line, signals, user_mistakes
 from experiments.config.compose import compose
 from experiments.config.effects import refuse_single
 from experiments.config.explain import explain
@@ -53,6 +53,11 @@ def main() -> None:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_task)()
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(explain(error)) from error
+        except OSError as error:
+            if args.multirun:
+                raise
+            place = "give another place by hydra.run.dir=<folder>"  # Hydra makes it before the run does
+            raise OSError(f"the run folder cannot be made: {one_line(error)}; {place}") from error
 
 
 if __name__ == "__main__":

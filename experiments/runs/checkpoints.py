@@ -105,7 +105,8 @@ class Checkpoints:
         if free < needed:
             raise OSError(
                 f"{self.folder.path} needs about {needed / MB:,.0f} MB for checkpoints during the run, "
-                f"and {free / MB:,.0f} MB are free on its disk"
+                f"and {free / MB:,.0f} MB are free on its disk: "
+                "free some, or give another hydra.run.dir"
             )
 
     @staticmethod

@@ -15,7 +15,7 @@ import yaml
 
 from experiments.config.renamed import completed, renew
 from experiments.config.values import asks_for_constants
-from experiments.files import flatten, own, write_json, write_text
+from experiments.files import flatten, make_folder, own, write_json, write_text
 
 CHECKPOINTS = ("best", "last")  # names of those that may be read back
 # Keys that may differ when a run is taken up again: where it runs, what is shown or kept of it.
@@ -56,7 +56,7 @@ class RunFolder:
 
     def open(self) -> None:
         """Create and lock the folder and start run.log; raise ValueError where another process has it."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path, "hydra.run.dir")
         self._was_empty, self._has_epochs = not any(self.path.iterdir()), False
         try:
             self._lock = own(self.path)

@@ -11,7 +11,7 @@ import yaml
 
 from experiments.cli import one_line
 from experiments.config.renamed import target
-from experiments.files import own, write_text
+from experiments.files import make_folder, own, write_text
 from experiments.sweep.names import SEED
 from experiments.sweep.space import Space, point_id
 from experiments.sweep.trials import Trial
@@ -57,7 +57,7 @@ class Home:
         """
         if self._lock is not None:
             return []
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path, "hydra.sweep.dir")
         try:
             self._lock = own(self.path)
         except BlockingIOError as owner:
