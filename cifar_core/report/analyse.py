@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def analyse(
     seconds["model"] = lap()
 
     one = cams(model, layer, data, part, predictions, torch.zeros(1, dtype=torch.int64))
-    rows, errors = _shown_rows(predictions, settings.sheet_size, one.grids.nbytes)
+    rows, errors = _shown_rows(predictions, part.images, settings.sheet_size, one.grids.nbytes)
     maps = cams(model, layer, data, part, predictions, rows, method=settings.method)
     _tell_maps(out_dir, summary, maps, predictions, part, _name(model, layer), settings.method)
     seconds["maps"] = lap()
@@ -93,23 +94,38 @@ def analyse(
     return summary
 
 
-def _shown_rows(predictions: Predictions, sheet_size: int, map_bytes: int) -> tuple[Tensor, int]:
+def _shown_rows(
+    predictions: Predictions, images: Tensor, sheet_size: int, map_bytes: int
+) -> tuple[Tensor, int]:
     """Return the pictures to show, int64 (M,), errors first, and how many errors they are.
 
-    `map_bytes` are those of one picture's maps.
+    `images` are uint8 (N, 3, H, W), `map_bytes` the size of one picture's maps.
     """
     limit = max(sheet_size, min(REPORTED * sheet_size, MAPS_BYTES // map_bytes))
-    errors = shown_errors(predictions, limit, sheet_size)
-    return torch.cat([errors, predictions.unsure_hits()[:sheet_size]]), len(errors)
+    errors = shown_errors(predictions, limit, sheet_size, images)
+    hits = _distinct(predictions.unsure_hits(), images, sheet_size)
+    return torch.cat([errors, hits]), len(errors)
 
 
-def shown_errors(predictions: Predictions, limit: int, surest: int) -> Tensor:
+def _distinct(rows: Tensor, images: Tensor, limit: int) -> Tensor:
+    """Return the first `limit` of `rows` (M,) without those whose picture stands before them."""
+    seen: dict[bytes, int] = {}
+    pixels = images.numpy()
+    for row in rows.tolist():
+        seen.setdefault(blake2b(pixels[row].tobytes(), digest_size=16).digest(), row)
+        if len(seen) == limit:
+            break
+    return torch.tensor(list(seen.values()), dtype=torch.int64)
+
+
+def shown_errors(predictions: Predictions, limit: int, surest: int, images: Tensor) -> Tensor:
     """Choose at most `limit` errors for the gallery, int64 (M,), the most confident first.
 
     The `surest` most confident ones and half of the limit come by confidence alone; then every pair of true
     and predicted class has its turn, its most confident error first, so that rare confusions are seen too.
+    Of equal pictures among `images`, uint8 (N, 3, H, W), one is chosen.
     """
-    errors = predictions.errors()
+    errors = _distinct(predictions.errors(), images, len(images))
     by_confidence = max(surest, limit // 2)
     first, rest = errors[:by_confidence], errors[by_confidence:]
     pairs = predictions.labels[rest] * predictions.logits.shape[1] + predictions.preds[rest]
@@ -185,6 +201,7 @@ def _tell_maps(
     summary["cam"] = {"layer": layer, "method": method, "grid": list(maps.grids.shape[2:])}
     summary["checks"]["predictions_repeated"] = maps.agree.double().mean().item()
     tables.write_cams(out_dir / "cams.npz", predictions, maps, part, layer=layer, method=method)
+    tables.write_metrics(out_dir / "metrics.json", summary)  # again at the end; the drawing may fail
 
 
 def _write_tables(

@@ -155,11 +155,14 @@ def test_half_of_the_shown_errors_are_the_surest_and_rare_confusions_have_their_
     logits[:90, 1] = torch.linspace(9, 6, 90)
     logits[90:, 0] = torch.tensor([1.0, 2.0, 3.0])
     predictions = Predictions.of(labels, logits)
-    assert shown_errors(predictions, 20, 5).tolist() == [*range(17), 92, 91, 90]
-    assert shown_errors(predictions, 20, 20).tolist() == list(range(20))
-    assert shown_errors(predictions, 500, 5).tolist() == [*range(90), 92, 91, 90]
+    images = torch.arange(93, dtype=torch.uint8)[:, None, None, None].expand(93, 3, 2, 2)
+    assert shown_errors(predictions, 20, 5, images).tolist() == [*range(17), 92, 91, 90]
+    assert shown_errors(predictions, 20, 20, images).tolist() == list(range(20))
+    assert shown_errors(predictions, 500, 5, images).tolist() == [*range(90), 92, 91, 90]
     right = Predictions.of(labels, torch.nn.functional.one_hot(labels, 5).float())
-    assert shown_errors(right, 20, 5).tolist() == []
+    assert shown_errors(right, 20, 5, images).tolist() == []
+    twice = images // 2 * 2  # 0 and 1, 2 and 3, ... are the same picture; the surest is shown
+    assert shown_errors(predictions, 500, 5, twice).tolist() == [*range(0, 90, 2), 92, 91]
 
 
 def test_a_sprite_keeps_to_its_size_and_order():

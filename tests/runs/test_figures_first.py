@@ -51,6 +51,8 @@ def test_a_run_without_memory_to_draw_has_its_figures_and_says_how_to_draw_later
     log = (without_memory / "run.log").read_text()
     assert f"python -m experiments.report {without_memory}" in log
     assert "Traceback" not in log
+    numbers = json.loads((without_memory / "analysis" / "metrics.json").read_text())
+    assert numbers["acc"] == result.metrics["test/acc"]
 
 
 def test_the_report_of_a_run_is_drawn_later(without_memory: Path, tmp_path: Path, capsys, monkeypatch):
