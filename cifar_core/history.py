@@ -7,5 +7,9 @@ Row = dict[str, float]  # one epoch, as in metrics.csv: epoch, step, train/*, va
 
 def best_epoch(history: Sequence[Row]) -> int:
     """Return the epoch (from 1) of the best validation accuracy, the first of equals; else the last one."""
-    accs = [row.get("val/acc", row["epoch"]) for row in history]
-    return accs.index(max(accs)) + 1
+    return int(best_row(history)["epoch"])
+
+
+def best_row(history: Sequence[Row]) -> Row:
+    """Return the row of `best_epoch`."""
+    return max(history, key=lambda row: row.get("val/acc", row["epoch"]))

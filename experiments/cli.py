@@ -3,7 +3,9 @@
 import argparse
 import io
 import os
+import re
 import select
+import shlex
 import signal
 import sys
 import threading
@@ -11,6 +13,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TextIO
 
@@ -32,6 +35,16 @@ def parser(module: str, description: str | None, examples: str = "") -> argparse
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def command(module: str, *words: str) -> str:
+    """Return ``python -m experiments.<module> <words>`` as a shell takes it."""
+    return shlex.join([Path(sys.executable).name, "-m", f"experiments.{module}", *words])
+
+
+def this_command() -> str:
+    """Return the command that started this process, as a shell takes it."""
+    return shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
 
 
 class UserError(Exception):
@@ -84,15 +97,16 @@ def exit_codes() -> Iterator[None]:
     except GuardStop as error:
         _end(error, GUARD)
     except KeyboardInterrupt as interrupt:
-        _end_stopped(interrupt if isinstance(interrupt, Stopped) else Stopped(signal.SIGINT))
+        stopped = interrupt if isinstance(interrupt, Stopped) else Stopped(signal.SIGINT)
+        _end_stopped(stopped, interrupt)
     except (OSError, MemoryError) as error:
         if isinstance(error, BrokenPipeError) and _is_unread(sys.stdout):
             raise SystemExit(PIPE) from None
         _end(error, ENVIRONMENT)
-    except Exception:
+    except Exception as error:
         if signals.pending is not None:  # it came within code that made another error of it
-            _end_stopped(Stopped(signals.pending))
-        traceback.print_exc()
+            _end_stopped(Stopped(signals.pending), error)
+        traceback.print_exc()  # with the notes
         raise SystemExit(ENVIRONMENT) from None
     finally:
         _let_go_unread(sys.stdout)
@@ -101,11 +115,14 @@ def exit_codes() -> Iterator[None]:
 def _end(error: Exception, code: int) -> NoReturn:
     if FULL_ERROR:
         traceback.print_exception(error)
+    _tell_notes(error)
     print(f"error: {one_line(error)}", file=sys.stderr)
     raise SystemExit(code) from None
 
 
-def _end_stopped(stopped: Stopped) -> NoReturn:
+def _end_stopped(stopped: Stopped, error: BaseException) -> NoReturn:
+    if not _tell_notes(error):
+        print(f"again with:  {this_command()}", file=sys.stderr)
     print(f"stopped by {stopped}", file=sys.stderr)
     raise SystemExit(stopped.exit_code) from None
 
@@ -171,9 +188,17 @@ def _let_go_unread(stream: TextIO) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def _tell_notes(error: BaseException) -> bool:
+    """Print what an error carries beside its message: the line to paste. Return whether there was any."""
+    notes = getattr(error, "__notes__", [])
+    for note in notes:
+        print(note, file=sys.stderr)
+    return bool(notes)
+
+
 def one_line(error: BaseException) -> str:
-    """Return an error's message without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Return an error's message without line breaks; spaces within a line stay, as paths may hold several."""
+    return re.sub(r"\s*[\r\n]\s*", " ", str(error).strip()) or type(error).__name__
 
 
 class Signals:

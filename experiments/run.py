@@ -4,18 +4,20 @@ The run itself is imported last: `--help`, `--cfg job` and a mistyped key must n
 """
 
 import os
+import sys
+from argparse import Namespace
 from pathlib import Path
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.cli import UserError, exit_codes, one_line, signals, user_mistakes
-from experiments.config.compose import compose
+from experiments.cli import USER, UserError, command, exit_codes, one_line, signals, user_mistakes
+from experiments.config import arguments, words
+from experiments.config.compose import compose, compose_saved
 from experiments.config.effects import refuse_single
 from experiments.config.explain import explain
 from experiments.config.renamed import renew_config
@@ -27,28 +29,35 @@ def _task(cfg: DictConfig) -> float:
 
     renew_config(cfg)
     runtime = HydraConfig.get()
-    name = runtime.job.override_dirname.replace(",", " ") if runtime.mode == RunMode.MULTIRUN else ""
+    overrides = list(runtime.overrides.task)
+    many = runtime.mode == RunMode.MULTIRUN  # Hydra's own sweeper
+    name = runtime.job.override_dirname.replace(",", " ") if many else ""
     with exit_codes():
-        return run(cfg, Path(runtime.runtime.output_dir), overrides=list(runtime.overrides.task), name=name)
+        began = command("run", *overrides) if many else ""
+        return run(cfg, Path(runtime.runtime.output_dir), overrides=overrides, name=name, command=began)
 
 
 def main() -> None:
     """Run the command line: Hydra's own, with every mistake found and told before anything starts."""
     with exit_codes():
         signals.catch()
-        args = get_args_parser().parse_args()
-        asks = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion or args.multirun
-        folder = next((word for word in args.overrides if word.startswith("resume=")), None)
-        if folder is not None and not asks:
-            from experiments.runs.story import resume
-
-            resume(Path(folder.removeprefix("resume=")), [word for word in args.overrides if word != folder])
+        with user_mistakes():
+            args = arguments.read(sys.argv[1:])
+        if args.resume is not None:
+            _resume(args)
             return
-        if not asks and not any(override.startswith("hydra.mode=") for override in args.overrides):
+        shows = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
+        if not shows and not args.multirun:
             with user_mistakes():
                 refuse_single(args.overrides)
-                compose(args.overrides, config_name=args.config_name or "config", config_dir=args.config_dir)
+                compose(
+                    args.overrides,
+                    config_name=args.config_name or "config",
+                    config_dir=args.config_dir,
+                    single=True,
+                )
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
+        sys.argv[1:] = args.words
         try:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_task)()
         except (HydraException, OmegaConfBaseException) as error:
@@ -58,6 +67,20 @@ def main() -> None:
                 raise
             place = "give another place by hydra.run.dir=<folder>"  # Hydra makes it before the run does
             raise OSError(f"the run folder cannot be made: {one_line(error)}; {place}") from error
+        except SystemExit as end:  # `--cfg job --package nothing`, which Hydra has told
+            raise SystemExit(USER if end.code == 1 and args.cfg else end.code) from None
+
+
+def _resume(args: Namespace) -> None:
+    """Take up the run that ``resume=`` names or, with --cfg, show what would be taken up."""
+    with user_mistakes():
+        folder = words.folder(args.resume)
+        if args.cfg:
+            print(OmegaConf.to_yaml(compose_saved(folder, args.overrides), resolve=args.resolve), end="")
+            return
+    from experiments.runs.story import resume
+
+    resume(folder, args.overrides)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,17 @@ class TrainState:
             part.load_state_dict(state[name])
         self.seed, self.epoch, self.step = state["seed"], state["epoch"], state["step"]
 
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        """Take up weights, optimizer, average and counts of a training that has ended, in place.
+
+        ``state`` is what its `state_dict` returned. The schedule and the values it gives the optimizer stay
+        those of this fresh state.
+        """
+        fresh = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        self.load_state_dict(state | {"scheduler": self.scheduler.state_dict()})
+        for group, values in zip(self.optimizer.param_groups, fresh, strict=True):
+            group.update(values)
+
     def _parts(self) -> dict[str, Any]:
         names = ("model", "optimizer", "scheduler", "scaler", "ema")
         return {name: part for name in names if (part := getattr(self, name)) is not None}

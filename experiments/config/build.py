@@ -25,6 +25,7 @@ from cifar_core.train import checkpoint
 from cifar_core.train.loop import Mix
 from cifar_core.train.numerics import set_up
 from cifar_core.train.state import TrainState, start, steps_per_epoch
+from experiments.config import schema
 from experiments.config.allowed import check_calls
 from experiments.config.values import Settings, settings, with_constants
 from experiments.tracking.tracker import Tracker
@@ -138,14 +139,17 @@ def optimizer(cfg: DictConfig, named_parameters: Iterable[tuple[str, nn.Paramete
 
 
 def scheduler(cfg: DictConfig, optimizer: Optimizer, *, steps_per_epoch: int) -> LRScheduler:
-    """Return the schedule of ``optimizer`` over the whole training."""
-    run_time = {"epochs": cfg.trainer.epochs, "steps_per_epoch": steps_per_epoch}
+    """Return the schedule of ``optimizer`` over all epochs of this run, without those of its origin."""
+    before = origin.epochs if (origin := schema.origin(cfg)) else 0
+    run_time = {"epochs": cfg.trainer.epochs - before, "steps_per_epoch": steps_per_epoch}
     check_calls(cfg.scheduler, "scheduler", cfg.security.allowed_targets)
     try:
         return instantiate(cfg.scheduler, _partial_=True, _convert_="all")(optimizer, **run_time)
     except (ValueError, TypeError) as error:
         message = str(error)
-        raise ValueError(message if message.startswith("scheduler.") else f"scheduler: {message}") from error
+        message = message if message.startswith("scheduler.") else f"scheduler: {message}"
+        added = f" (over the {run_time['epochs']} epochs after origin.epochs, {before})" if before else ""
+        raise ValueError(message + added) from error
 
 
 def cam_module(cfg: DictConfig, model: nn.Module, image_size: int) -> nn.Module:
@@ -157,6 +161,7 @@ def tracker(cfg: DictConfig, out_dir: Path, name: str, protocol: str, commit: st
     """Return the tracker of the run in ``out_dir``, not yet entered."""
     tags = {"protocol": protocol, "seed": str(cfg.seed), "run_folder": str(out_dir)}
     tags |= {"mlflow.source.git.commit": commit} if commit else {}
+    tags |= {"origin": origin.folder} if (origin := schema.origin(cfg)) else {}
     return _call(cfg, "tracking", cfg.tracking, out_dir=out_dir, run_name=name, tags=tags)
 
 

@@ -13,10 +13,11 @@ import hydra
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.config import schema
+from experiments.cli import command
+from experiments.config import schema, words
 from experiments.config.check import check
 from experiments.config.explain import explain, unknown
 from experiments.config.renamed import renew_config
@@ -43,17 +44,23 @@ def compose(
     config_name: str = "config",
     config_dir: str | None = None,
     in_sweep: bool = False,
+    single: bool = False,
 ) -> DictConfig:
     """Compose conf/ with ``overrides``, in Hydra's syntax, and check the result whole.
 
     ``config_dir`` is a further folder of options, as in Hydra's ``--config-dir``. Raises ValueError with one
     line that names the key, the law and what came. A point of a sweep (``in_sweep``) may have options that
-    do something at other points only.
+    do something at other points only; ``single`` refuses a preset that only a sweep heeds.
     """
     if config_dir and not Path(config_dir).is_dir():
         raise ValueError(f"--config-dir must be a folder, got {config_dir}")
-    more = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
-    cfg = _compose(_conf.get(), config_name, [*more, *overrides])
+    searched = words.quoted(f"file://{Path(config_dir).resolve()}") if config_dir else ""
+    more = [f"hydra.searchpath=[{searched}]"] if config_dir else []
+    cfg = _compose(_conf.get(), config_name, [*more, *overrides], hydra_too=True)
+    if single:
+        _check_single(cfg, overrides)
+    with open_dict(cfg):
+        del cfg["hydra"]
     renew_config(cfg, tell=True)
     check(cfg, () if in_sweep else overrides)
     return cfg
@@ -66,7 +73,7 @@ def compose_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
     Raises FileNotFoundError where ``folder`` holds no run, ValueError as `compose` does.
     """
     if not (folder / "config.yaml").is_file():
-        raise FileNotFoundError(f"{folder} is not a run folder: it has no config.yaml")
+        raise FileNotFoundError(_no_run(folder))
     _check_plain(folder / "config.yaml")
     saved = _compose(folder.resolve(), "config", overrides)
     if not trusting(overrides):
@@ -105,12 +112,38 @@ def _check_plain(path: Path) -> None:
             raise ValueError(unknown(key, fields, f"{path}: {key} is not a key"))
 
 
-def _compose(folder: Path, name: str, overrides: Sequence[str]) -> DictConfig:
+def _no_run(folder: Path) -> str:
+    """Say what lies in place of a run folder, and what was perhaps meant."""
+    if not folder.exists():
+        return f"{folder} is not a run folder: it is not there"
+    if (folder / "sweep.yaml").exists():
+        return (
+            f"{folder} is the folder of a sweep, not of a run: a sweep goes on with the command that began it"
+        )
+    if folder.is_file() and (folder.parent / "config.yaml").is_file():
+        return f"{folder} is not a run folder but a file in one: name {folder.parent}"
+    inner = next(
+        (path.parent for pattern in ("*", "*/*") for path in folder.glob(f"{pattern}/config.yaml")), None
+    )
+    within = f"; {inner} in it is one" if inner else ""
+    return f"{folder} is not a run folder: it has no config.yaml{within}"
+
+
+def _check_single(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Raise ValueError, with the line that starts the sweep, for keys of a preset that have no one value."""
+    given = {word.lstrip("+").partition("=")[0] for word in overrides}
+    if swept := [str(key) for key in cfg.hydra.sweeper.get("params") or [] if str(key) not in given]:
+        line = command("run", "-m", *overrides)
+        raise ValueError(f"{', '.join(swept)} of this preset would not be swept without -m: {line}")
+
+
+def _compose(folder: Path, name: str, overrides: Sequence[str], *, hydra_too: bool = False) -> DictConfig:
+    words.check(overrides)
     outer = GlobalHydra.instance().hydra  # set while Hydra itself calls us, as in a sweep
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(folder), version_base="1.3"):
-            return hydra.compose(name, list(overrides))
+            return hydra.compose(name, list(overrides), return_hydra_config=hydra_too)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ValueError(explain(error)) from error
     finally:

@@ -1,5 +1,6 @@
 """The typed root of the configuration, registered with Hydra under the name `schema`."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from cifar_core.data.settings import DataSettings
+from cifar_core.laws import law, one_of
 from cifar_core.report.settings import AnalysisSettings
 from cifar_core.train.settings import TrainerSettings
 from experiments.config.settings import SweepSettings
@@ -41,6 +43,19 @@ class Expected:
 
 
 @dataclass
+class Origin:
+    """The finished run that a run goes on from, as `resume=<it> trainer.epochs=N` notes it."""
+
+    folder: str
+    epochs: int  # that it has had; this run counts on from there
+    weights: str  # last: those of its last epoch, with optimizer and average; best: those of its best epoch
+
+    def __post_init__(self) -> None:
+        law(self.epochs >= 1, "origin.epochs", "at least 1", self.epochs)
+        one_of("origin.weights", ("last", "best"), self.weights)
+
+
+@dataclass
 class Config:
     """Everything a run is made of: groups of values are typed, groups of code are a `_target_` each."""
 
@@ -56,18 +71,37 @@ class Config:
     sweep: SweepSettings
     security: Security
     expected: Any = None  # null or an `Expected`; configurations saved before there was one lack it
+    origin: Any = None  # null or an `Origin`
 
 
 def expected(cfg: DictConfig) -> Expected | None:
     """Return what the recipe of ``cfg`` reached elsewhere, laws checked; None where it says nothing."""
     # Not typed in `Config`: OmegaConf 2.3 cannot put a mapping in the place of a typed null.
-    if cfg.get("expected") is None:
+    return _typed(cfg, "expected", Expected)
+
+
+def origin(cfg: DictConfig) -> Origin | None:
+    """Return the run that ``cfg`` goes on from, laws checked; None where it begins anew."""
+    began = _typed(cfg, "origin", Origin)
+    if began:
+        law(
+            cfg.trainer.epochs > began.epochs,
+            "trainer.epochs",
+            f"above origin.epochs, {began.epochs}",
+            cfg.trainer.epochs,
+        )
+    return began
+
+
+def _typed(cfg: DictConfig, key: str, kind: Any) -> Any:
+    if cfg.get(key) is None:
         return None
-    if not OmegaConf.is_dict(cfg.expected):
-        raise ValueError(f"expected must be null or have test_acc, epochs and source, got {cfg.expected!r}")
-    typed: Any = OmegaConf.merge({"expected": Expected}, {"expected": cfg.expected})
+    if not OmegaConf.is_dict(cfg[key]):
+        *names, last = [field.name for field in dataclasses.fields(kind)]
+        raise ValueError(f"{key} must be null or have {', '.join(names)} and {last}, got {cfg[key]!r}")
+    typed: Any = OmegaConf.merge({key: kind}, {key: cfg[key]})
     known: Any = OmegaConf.to_object(typed)
-    return known["expected"]
+    return known[key]
 
 
 ConfigStore.instance().store(name="schema", node=Config)

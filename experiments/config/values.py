@@ -34,6 +34,7 @@ def settings(cfg: DictConfig) -> Settings:
     schema.expected(cfg)
     for key in ("mean", "std"):  # null, which the typed settings would take for "not given"
         law(cfg.data[key] is not None, f"data.{key}", "auto or three numbers, one a channel", None)
+    schema.origin(cfg)
     groups: dict[str, Any] = {group: OmegaConf.to_object(cfg[group]) for group in SETTINGS}
     return Settings(**groups)
 

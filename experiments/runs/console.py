@@ -1,6 +1,6 @@
 """The lines a run shows: what it is made of, how each epoch went, what came out."""
 
-import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig
@@ -9,11 +9,14 @@ from cifar_core.data.split import Data
 from cifar_core.explain.metrics import wilson_interval
 from cifar_core.train.loop import EpochResult
 from cifar_core.train.state import TrainState
+from experiments.cli import command
+from experiments.config.schema import Origin, origin
 from experiments.runs.folder import RunFolder
 from experiments.runs.result import Result
-from experiments.tracking.uri import ui_hint
+from experiments.tracking.tracker import Tracker
+from experiments.tracking.uri import charts_page, ui_hint
 
-Expectation = dict[str, Any] | None  # `expected` of the configuration: test_acc, epochs, source
+Expectation = Mapping[str, Any] | None  # `expected` of the configuration: test_acc, epochs, source
 UNEVEN = 0.01  # from here on balanced accuracy is worth a line of its own
 SHOWN = ("report.html", "contact_sheet.png", "curves.png", "misclassified.csv")  # of the analysis folder
 
@@ -42,18 +45,19 @@ def epoch_line(epoch: EpochResult, epochs: int) -> str:
     return f"epoch {epoch.epoch:>{len(str(epochs))}}/{epochs}  {losses}  lr {epoch.lr:.3g}  {pace}"
 
 
-def figures(result: Result, data: Data) -> list[tuple[str, str]]:
-    """Return the run's accuracies as (name, text)."""
+def figures(result: Result, tested: int = 0, began: Origin | None = None) -> list[tuple[str, str]]:
+    """Return the run's accuracies as (name, text); ``tested`` is the number of test pictures, 0 = unknown."""
     metrics, pairs = result.metrics, []
     if "test/acc" in metrics:
         fair = ", evaluated each epoch" if result.protocol == "test_each_epoch" else ""
-        pairs.append(("test accuracy", accuracy(metrics["test/acc"], len(data.test), fair)))
+        pairs.append(("test accuracy", accuracy(metrics["test/acc"], tested, fair)))
     if "test/acc_tta" in metrics:
         pairs.append(
             ("with TTA", f"{metrics['test/acc_tta']:.2%}  (mean over several views of each picture)")
         )
     if "val/acc_best" in metrics:
-        pairs.append(("val accuracy", f"{metrics['val/acc_best']:.2%}  (best of {result.epochs} epochs)"))
+        among = f"epochs {began.epochs + 1} to {result.epochs}" if began else _epochs(result.epochs)
+        pairs.append(("val accuracy", f"{metrics['val/acc_best']:.2%}  (best of {among})"))
     judged, acc = ("test", "test/acc") if "test/acc" in metrics else ("val", "val/acc_best")
     balanced = metrics.get(f"{judged}/balanced_acc", metrics.get(f"{judged}/balanced_acc_best"))
     if balanced is not None and abs(balanced - metrics[acc]) >= UNEVEN:
@@ -62,7 +66,9 @@ def figures(result: Result, data: Data) -> list[tuple[str, str]]:
 
 
 def accuracy(acc: float, pictures: int, more: str = "") -> str:
-    """Return an accuracy with its count and its 95 % interval."""
+    """Return an accuracy with its count and its 95 % interval; alone where the count is not known, 0."""
+    if not pictures:
+        return f"{acc:.2%}"
     hits = round(acc * pictures)
     low, high = wilson_interval(hits, pictures)
     count = f"{hits:,} of {pictures:,} pictures{more}"
@@ -84,11 +90,11 @@ def _epochs(count: int) -> str:
 
 
 def closing(
-    folder: RunFolder, result: Result, data: Data, uri: str | None, expected: Expectation = None
+    folder: RunFolder, result: Result, cfg: DictConfig, *, tested: int, tracker: Tracker
 ) -> list[str]:
-    """Return the last lines: the figures, where things lie and how to look at them."""
+    """Return the last lines: the figures, where things lie, how to look at them and what may come next."""
     seconds = result.seconds
-    pairs = figures(result, data) + comparison(result, expected)
+    pairs = figures(result, tested, origin(cfg)) + comparison(result, cfg.get("expected"))
     lines = ["", *(f"{name:<13}  {value}" for name, value in pairs)]
     shares = [f"{seconds[part]:.1f} s {part}" for part in ("train", "analysis") if part in seconds]
     lines.append(f"time           {', '.join(shares)}, {seconds['total']:.1f} s in all")
@@ -97,14 +103,48 @@ def closing(
         lines.append(f"look at        analysis/: {', '.join(files)}")
     if result.analysis_error:
         lines.append(f"analysis       failed: {result.analysis_error}")
-        lines.append(f"draw it again  python -m experiments.report {shlex.quote(str(folder.path))}")
-    if uri:
-        lines.append(f"MLflow UI      {ui_hint(uri)}")
-    return lines
+        lines.append(f"draw it again  {command('report', str(folder.path))}")
+    if tracker.uri:
+        lines.append(f"MLflow UI      {ui_hint(tracker.uri)}")
+    if tracker.url:
+        lines.append(f"all runs       {charts_page(tracker.url)}")
+    return lines + _next(folder, result, cfg)
 
 
-def note(folder: RunFolder, result: Result, data: Data, command: str, expected: Expectation = None) -> str:
-    """Return the run's description for the tracker, as Markdown."""
-    pairs = figures(result, data) + comparison(result, expected)
+def done(folder: RunFolder, result: Result, cfg: DictConfig) -> list[str]:
+    """Return the lines for a run that needs nothing more."""
+    pairs = figures(result, began=origin(cfg)) + comparison(result, cfg.get("expected"))
+    lines = [f"{folder.path} is {result.status} already; nothing to do"]
+    return [*lines, *(f"{name:<13}  {value}" for name, value in pairs), *_next(folder, result, cfg)]
+
+
+def _next(folder: RunFolder, result: Result, cfg: DictConfig) -> list[str]:
+    """Return the report and the commands that may come next, to paste."""
+    report = folder.analysis / "report.html"
+    lines = [f"report         {report}"] if report.exists() else []
+    if folder.last.exists() or folder.best.exists():
+        more = f"trainer.epochs={max(2 * result.epochs, cfg.trainer.epochs)}"
+        lines.append(f"train longer   {command('run', f'resume={folder.path}', more, *_allowed(cfg))}")
+    return [*lines, f"compare        {command('compare', str(folder.path.parent))}"]
+
+
+def go_on(folder: RunFolder, cfg: DictConfig, *, stopped_by_guard: bool) -> str:
+    """Return the line that takes up a run which has not come to its end."""
+    given = _allowed(cfg) + (["trainer.guards=warn"] if stopped_by_guard else [])
+    what = "go on all the same with" if stopped_by_guard else "go on with"
+    return f"{what}:  {command('run', f'resume={folder.path}', *given)}"
+
+
+def _allowed(cfg: DictConfig) -> list[str]:
+    """Return the word that allows code of the user's own, which a saved configuration cannot."""
+    own = list(cfg.security.allowed_targets)
+    return [f"security.allowed_targets=[{','.join(own)}]"] if own else []
+
+
+def note(folder: RunFolder, result: Result, cfg: DictConfig, *, tested: int, command: str) -> str:
+    """Return the run's description for the tracker, as Markdown; ``command`` repeats the run."""
+    pairs = figures(result, tested, origin(cfg)) + comparison(result, cfg.get("expected"))
     lines = "\n".join(f"* {name}: **{value}**" for name, value in pairs)
-    return f"{lines}\n\n    {command}\n\nRun folder `{folder.path}`; start with `analysis/report.html`.\n"
+    has_report = (folder.analysis / "report.html").exists()
+    start = "; start with `analysis/report.html`" if has_report else ""
+    return f"{lines}\n\n    {command}\n\nRun folder `{folder.path}`{start}.\n"

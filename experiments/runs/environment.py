@@ -3,13 +3,12 @@
 import functools
 import os
 import platform
-import shlex
 import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from experiments.cli import this_command
 from experiments.files import PROJECT
 
 PACKAGES = (
@@ -26,10 +25,13 @@ PACKAGES = (
 )
 
 
-def environment() -> dict[str, Any]:
-    """Return versions, machine, command and the project's git commit (null outside a checkout)."""
+def environment(command: str = "") -> dict[str, Any]:
+    """Return versions, machine, command and the project's git commit (null outside a checkout).
+
+    ``command`` is what to call again; empty is what started this process.
+    """
     return {
-        "command_line": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+        "command_line": command or this_command(),
         "folder": str(Path.cwd()),
         "host": platform.node(),
         "pid": os.getpid(),

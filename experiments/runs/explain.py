@@ -48,7 +48,7 @@ def explain(job: Job, logits: dict[str, Tensor], tracker: Tracker, result: Resul
             tracker.log_artifacts(path)
     tracker.set_note(
         console.note(
-            job.folder, result, job.data, job.environment["command_line"], job.values.get("expected")
+            job.folder, result, job.cfg, tested=len(job.data.test), command=job.environment["command_line"]
         )
     )
     result.seconds["analysis"] = time.perf_counter() - began

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import logging
 import shutil
@@ -9,13 +10,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 import yaml
 
+from experiments.cli import command
 from experiments.config.renamed import completed, renew
 from experiments.config.values import asks_for_constants
-from experiments.files import flatten, make_folder, own, write_json, write_text
+from experiments.files import flatten, make_folder, own, read_json, write_json, write_text
 
 CHECKPOINTS = ("best", "last")  # names of those that may be read back
 # Keys that may differ when a run is taken up again: where it runs, what is shown or kept of it.
@@ -25,6 +27,7 @@ HARMLESS = (
     "data.download",
     "data.root",  # the pictures themselves are compared
     "expected",
+    "origin.folder",
     "security.",
     "sweep.",
     "tracking.",
@@ -40,7 +43,10 @@ HARMLESS = (
 
 def past(values: dict[str, Any]) -> dict[str, str]:
     """Return the part of a configuration that a run cannot change once it has begun, flat."""
-    return {key: value for key, value in flatten(values).items() if not key.startswith(HARMLESS)}
+    flat = flatten(values)
+    if flat.get("origin") == "null":  # a run that began anew, as all did before there were others
+        del flat["origin"]
+    return {key: value for key, value in flat.items() if not key.startswith(HARMLESS)}
 
 
 class RunFolder:
@@ -105,7 +111,7 @@ class RunFolder:
         """
         config = self.path / "config.yaml"
         if config.exists():
-            self._compare(yaml.safe_load(config.read_text(encoding="utf-8")), values)
+            self.compare(values)
         elif not asks_for_constants(values):
             write_text(self.path / "overrides.yaml", yaml.safe_dump(list(overrides)))
             write_text(config, yaml.safe_dump(values, sort_keys=False))
@@ -128,30 +134,49 @@ class RunFolder:
         text = json.dumps(past(saved), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def _compare(self, saved: dict[str, Any], values: dict[str, Any]) -> None:
-        before, now = completed(past(renew(saved))), completed(past(values))
+    def saved(self) -> dict[str, Any]:
+        """Return config.yaml under today's names; {} where there is none."""
+        path = self.path / "config.yaml"
+        return renew(yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
+
+    def compare(self, values: dict[str, Any], *, but: Sequence[str] = ()) -> None:
+        """Raise ValueError, naming the keys, where config.yaml is another run's; ``but`` may differ."""
+        before, now = completed(past(self.saved())), completed(past(values))
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+        changed = [key for key in changed if not key.startswith(tuple(but))]
         if changed:
             pairs = ", ".join(f"{key}={before.get(key)}, got {now.get(key)}" for key in changed[:5])
-            raise ValueError(
-                f"{self.path} holds a run with {pairs}: give the same values, or another hydra.run.dir"
-            )
+            ways = "give the same values, or another hydra.run.dir"
+            ways += self._longer(now["trainer.epochs"]) if "trainer.epochs" in changed else ""
+            raise ValueError(f"{self.path} holds a run with {pairs}: {ways}")
+
+    def _longer(self, epochs: str) -> str:
+        train = command("run", f"resume={self.path}", f"trainer.epochs={epochs}")
+        over = read_json(self.path / "result.json").get("status")
+        first = "" if over in ("finished", "pruned") else " once it is finished"
+        return f"; to train it longer{first}: {train}"
 
     def write_history(self, history: Sequence[dict[str, float]]) -> None:
         """Write metrics.csv anew, as after taking up a run at an earlier epoch."""
-        (self.path / "metrics.csv").write_text("", encoding="utf-8")
+        text = io.StringIO()
         for row in history:
-            self.append(row)
+            _write_row(text, row)
+        write_text(self.path / "metrics.csv", text.getvalue())
+        self._has_epochs |= bool(history)
 
     def append(self, row: dict[str, float]) -> None:
         """Add one epoch to metrics.csv."""
         self._has_epochs = True
         with (self.path / "metrics.csv").open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow(row)
+            _write_row(file, row)
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write ``content`` to the file ``name``, whole or not at all."""
         write_json(self.path / name, content)
+
+
+def _write_row(file: TextIO, row: dict[str, float]) -> None:
+    writer = csv.DictWriter(file, fieldnames=list(row))
+    if file.tell() == 0:
+        writer.writeheader()
+    writer.writerow(row)

@@ -14,9 +14,11 @@ from cifar_core.train.loop import Mix
 from cifar_core.train.state import TrainState
 from experiments.cli import user_mistakes
 from experiments.config import build
+from experiments.config.schema import origin
 from experiments.config.values import Settings, asks_for_constants, plain, settings, with_constants
 from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.folder import RunFolder
+from experiments.runs.origin import begin
 from experiments.runs.watch import Watch
 
 
@@ -65,12 +67,14 @@ def set_up(cfg: DictConfig, folder: RunFolder, overrides: Sequence[str] = ()) ->
             cfg = with_constants(cfg, data.mean, data.std)
             folder.claim(plain(cfg), overrides)
         resumes = folder.last.exists() or folder.previous.exists()
-        built = build.training(cfg, options, data=data, resumes=resumes)
+        built = build.training(cfg, options, data=data, resumes=resumes or origin(cfg) is not None)
         identity = {"config": folder.identity, "data": built.data.fingerprint}
         checkpoints = Checkpoints(folder, identity, every_seconds=options.trainer.checkpoint_seconds)
         history = checkpoints.resume(built.state)
-        if resumes and not history:  # no checkpoint could be read
+        if resumes and not built.state.epoch:  # no checkpoint could be read
             built = build.training(cfg, options, data=data)
+        if not built.state.epoch and (began := origin(cfg)):
+            begin(built.state, began, checkpoints)
         if options.analysis.level != "none":
             build.cam_module(cfg, built.state.model, built.data.image_size)
         if options.trainer.compile:

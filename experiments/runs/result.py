@@ -2,6 +2,8 @@
 
 import dataclasses
 import logging
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -42,6 +44,11 @@ class Result:
         """The figure that runs are chosen by: the best val/acc; without a validation split the test's."""
         return self.metrics.get("val/acc_best", self.metrics.get("test/acc"))
 
+    @property
+    def spent(self) -> float:
+        """Seconds of the run so far, with those of earlier attempts."""
+        return self.seconds.get("total", 0.0)
+
     @classmethod
     def read(cls, folder: Path) -> Self | None:
         """Return the result in a run folder; None where the run has not ended.
@@ -50,7 +57,12 @@ class Result:
         """
         content = read_json(folder / "result.json")
         known = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{key: value for key, value in content.items() if key in known}) if content else None
+        if not content:
+            return None
+        result = cls(**{key: value for key, value in content.items() if key in known})
+        unknown = {key: math.nan for key, value in result.metrics.items() if value is None}
+        result.metrics |= unknown  # JSON has no NaN, so that of a diverged run is null there
+        return result
 
     def write(self, folder: Path) -> None:
         """Write result.json, whole or not at all; what is not known is left out."""
@@ -64,8 +76,10 @@ def recorded(folder: Path) -> Iterator[Result]:
     """Yield the run's result and write it, with the way the run ended, to result.json in ``folder``.
 
     Figures of an earlier attempt stay there until they come again: what is left of that run is its analysis.
+    Seconds in all are those of all attempts.
     """
-    earlier = Result.read(folder)
+    earlier, began = Result.read(folder), time.perf_counter()
+    before = earlier.spent if earlier else 0.0
     if earlier and earlier.metrics:
         kept = {name: getattr(earlier, name) for name in ("metrics", "remarks", "epochs", "protocol")}
         result = Result(**kept)
@@ -73,11 +87,13 @@ def recorded(folder: Path) -> Iterator[Result]:
     else:
         result = Result()
         (folder / "result.json").unlink(missing_ok=True)
+    result.seconds["total"] = before
     try:
         yield result
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt)
         explained = isinstance(error, (UserError, GuardStop, OSError, MemoryError))
+        result.seconds["total"] = before + time.perf_counter() - began
         result.status, result.error = "killed" if stopped else "failed", one_line(error)
         log.error("%s: %s", result.status, result.error, exc_info=not stopped and not explained)
         with suppress(OSError):  # a full disk is perhaps what ended the run

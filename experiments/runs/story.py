@@ -4,75 +4,113 @@ import dataclasses
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from cifar_core.data.sources import load_data
 from cifar_core.explain.metrics import confusion_matrix, remarks
-from cifar_core.history import Row, best_epoch
+from cifar_core.history import Row, best_epoch, best_row
 from cifar_core.train.loop import train
 from cifar_core.train.predict import balanced_acc, predict, score, tta_acc
 from cifar_core.train.settings import TrainerSettings
-from experiments.cli import UserError, one_line, signals, user_mistakes
+from experiments.cli import GuardStop, UserError, one_line, signals, user_mistakes
 from experiments.config import build
 from experiments.config.compose import compose_saved
 from experiments.config.mirrors import mirrored_signs
-from experiments.config.values import plain, with_constants
+from experiments.config.values import plain, settings, with_constants
+from experiments.files import read_json
 from experiments.runs import console
 from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.environment import environment
 from experiments.runs.explain import explain
 from experiments.runs.folder import RunFolder
 from experiments.runs.job import Job, set_up
+from experiments.runs.origin import is_place, longer, requested
 from experiments.runs.result import ANALYSING, Result, recorded
 from experiments.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig, out_dir: Path, *, overrides: Sequence[str] = (), name: str = "") -> float:
+def run(
+    cfg: DictConfig, out_dir: Path, *, overrides: Sequence[str] = (), name: str = "", command: str = ""
+) -> float:
     """Train, test and explain one configuration in ``out_dir``; return the best validation accuracy.
 
     Without a validation split (`data.val_size=0`) that is the last test accuracy. An unfinished run of the
     same configuration goes on from its last checkpoint; a finished one stays as it is. ``name`` is the run's
-    name in the tracker. Sets torch's global seed, thread count and matrix precision. Raises UserError where
-    configuration, data or folder do not fit together; a folder that was empty is then removed again.
+    name in the tracker, ``command`` what repeats it where that is not this process's own. Sets torch's global
+    seed, thread count and matrix precision. Raises UserError where configuration, data or folder do not fit
+    together; a folder that was empty is then removed again. What ends an unfinished run carries, as a note,
+    the line that takes it up.
     """
     folder, cfg = RunFolder(out_dir), with_constants(cfg)
     with user_mistakes():
         folder.open()
     with folder:
-        result = Result.read(folder.path)
-        if result and result.done:
-            log.info("%s is %s already; nothing to do", folder.path, result.status)
-            return result.value or 0.0
+        earlier = Result.read(folder.path)
+        if earlier and earlier.done:
+            with user_mistakes():
+                _check_same(with_constants(cfg, *folder.constants), folder)
+            log.info("\n".join(console.done(folder, earlier, cfg)))
+            return earlier.value or 0.0
         with user_mistakes():
             folder.claim(plain(with_constants(cfg, *folder.constants)), overrides)
         try:
             with recorded(folder.path) as result:
-                _run(cfg, folder, result, name or folder.path.name, overrides)
-        except (UserError, OSError):
-            folder.discard()
+                _run(cfg, folder, result, name or folder.path.name, overrides, command)
+        except BaseException as error:
+            if isinstance(error, UserError | OSError):
+                folder.discard()
+            if (folder.path / "config.yaml").exists():
+                error.add_note(console.go_on(folder, cfg, stopped_by_guard=isinstance(error, GuardStop)))
             raise
         return result.value or 0.0
 
 
 def resume(folder: Path, overrides: Sequence[str]) -> float:
-    """Take up the run in ``folder`` with its saved configuration; ``overrides`` may change harmless keys."""
+    """Take up the run in ``folder`` with its saved configuration; ``overrides`` may change harmless keys.
+
+    A finished run for which they name more `trainer.epochs` is trained longer, in a folder of its own.
+    """
     with user_mistakes():
-        cfg = compose_saved(folder, overrides)
-    return run(cfg, folder)
+        cfg = compose_saved(folder, [word for word in overrides if not is_place(word)])
+        new = longer(folder, cfg, overrides)
+        if new is None and any(map(is_place, overrides)):
+            raise ValueError(
+                "hydra.run.dir is for a finished run that is trained longer: resume= names the folder"
+            )
+    if new is None:
+        return run(cfg, folder)
+    return run(new[0], new[1].path, overrides=requested(folder, overrides))
 
 
-def _run(cfg: DictConfig, folder: RunFolder, result: Result, name: str, overrides: Sequence[str]) -> None:
+def _check_same(cfg: DictConfig, folder: RunFolder) -> None:
+    """Raise ValueError where a finished run is another than the one asked for."""
+    folder.compare(plain(cfg))
+    if str(cfg.data.root) != str(folder.saved()["data"]["root"]):  # moved, or others
+        now = load_data(settings(cfg).data).fingerprint
+        before = read_json(folder.path / "environment.json").get("data")
+        if now != before:
+            raise ValueError(
+                f"{folder.path} holds a run on other pictures than those in data.root={cfg.data.root}: "
+                f"fingerprint {before}, got {now}"
+            )
+
+
+def _run(
+    cfg: DictConfig, folder: RunFolder, result: Result, name: str, overrides: Sequence[str], command: str
+) -> None:
     began = time.perf_counter()
     job = set_up(cfg, folder, overrides)
     cfg = job.cfg
+    earlier = max(result.spent, sum(row["seconds"] for row in job.history))
     result.protocol = job.protocol
-    _describe(job)
+    _describe(job, command)
     job.watch.check_start(job.state, job.augment)
 
     commit = (job.environment["git"] or {}).get("commit", "")
@@ -81,10 +119,10 @@ def _run(cfg: DictConfig, folder: RunFolder, result: Result, name: str, override
         tracker.log_dataset(job.data.source, job.data.fingerprint, str(cfg.data.root), "training")
         with signals.deferred(), _last_epoch_kept(job.checkpoints):
             _train(job, tracker, result)
-        result.epochs = len(job.history)
+        result.epochs = int(job.history[-1]["epoch"])
         result.seconds["train"] = sum(row["seconds"] for row in job.history)
         if result.status == "pruned":
-            best = job.history[best_epoch(job.history) - 1]
+            best = best_row(job.history)
             result.metrics = {f"{key}_best": best[key] for key in ("val/acc", "val/loss")}
             tracker.log_metrics(result.metrics, step=best_epoch(job.history))
         else:
@@ -97,14 +135,13 @@ def _run(cfg: DictConfig, folder: RunFolder, result: Result, name: str, override
             explain(job, logits, tracker, result)
         tracker.set_tags({"status": result.status})
     result.run_id = tracker.run_id
-    result.seconds["total"] = time.perf_counter() - began
+    result.seconds["total"] = earlier + time.perf_counter() - began
     job.checkpoints.tidy(job.settings.trainer.keep)
-    lines = console.closing(folder, result, job.data, tracker.uri, job.values.get("expected"))
-    log.info("\n".join(lines))
+    log.info("\n".join(console.closing(folder, result, cfg, tested=len(job.data.test), tracker=tracker)))
 
 
-def _describe(job: Job) -> None:
-    """Show what the run is made of and write environment.json."""
+def _describe(job: Job, command: str) -> None:
+    """Show what the run is made of and write environment.json, with the command that first began it."""
     for line in console.opening(job.cfg, job.folder, job.state, job.data):
         log.info(line)
     if note := mirrored_signs(job.values, job.data.source, job.data.classes):
@@ -113,7 +150,10 @@ def _describe(job: Job) -> None:
         log.warning(
             "no validation split: the test set is evaluated each epoch, so its figure is not a fair one"
         )
-    job.environment = environment() | {
+    with suppress(OSError):
+        first = read_json(job.folder.path / "environment.json")
+        command = first.get("command_line", command)
+    job.environment = environment(command) | {
         "device": str(job.state.numerics),
         "seed": job.cfg.seed,
         "data": job.data.fingerprint,
@@ -145,10 +185,12 @@ def _train(job: Job, tracker: Tracker, result: Result) -> None:
 
 def _is_over(history: Sequence[Row], settings: TrainerSettings) -> bool:
     """Tell whether the last epoch was reached, or `trainer.early_stop` epochs without a better one."""
-    if history and 0 < settings.early_stop <= len(history) - best_epoch(history):
+    if not history:
+        return False
+    if 0 < settings.early_stop <= history[-1]["epoch"] - best_epoch(history):
         log.info("stops early: no better epoch since epoch %d", best_epoch(history))
         return True
-    return len(history) >= settings.epochs
+    return history[-1]["epoch"] >= settings.epochs
 
 
 def _is_pruned(folder: RunFolder, result: Result) -> bool:

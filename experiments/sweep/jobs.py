@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from cifar_core.data.sources import load_data
 from cifar_core.train.numerics import set_up
 from cifar_core.train.predict import evaluate, tta_acc
-from experiments.cli import UserError, exit_codes, one_line, signals, user_mistakes
+from experiments.cli import UserError, command, exit_codes, one_line, signals, user_mistakes
 from experiments.config.compose import compose_saved, composing_from, differences
 from experiments.config.settings import SweepSettings
 from experiments.config.values import settings
@@ -30,6 +30,8 @@ from experiments.sweep.space import Files, Space
 from experiments.tracking.mlflow_store import tagged_runs_page
 from experiments.tracking.spool import Spool
 from experiments.tracking.sync import sync
+
+OF_SWEEPS = ("sweep.", "sweep=")  # words that do nothing in a single run
 
 
 def run_trial(
@@ -58,7 +60,16 @@ def run_trial(
             if cfg.analysis.level != "none":
                 differences(cfg)  # reads the default run while it is there, for the report of this one
         with composing_from(here.get("conf")):
-            story.run(cfg, folder, overrides=overrides, name=label)
+            alone = by_itself(overrides, files)
+            story.run(cfg, folder, overrides=overrides, name=label, command=alone)
+
+
+def by_itself(overrides: Sequence[str], files: Files) -> str:
+    """Return the command that repeats a trial as a run of its own."""
+    named, folder = files["config_name"], files["config_dir"]
+    flags = [f"--config-name={named}"] if named != "config" else []
+    flags += [f"--config-dir={folder}"] if folder else []
+    return command("run", *flags, *(word for word in overrides if not word.lstrip("+").startswith(OF_SWEEPS)))
 
 
 def _log_to(path: Path) -> None:

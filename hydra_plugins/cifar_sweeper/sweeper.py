@@ -1,6 +1,6 @@
 """Hydra's way to our sweeps; `hydra/sweeper=basic` is the way around them, to Hydra's own launchers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -9,6 +9,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from experiments.cli import UserError
+from experiments.files import flatten
 
 
 @dataclass
@@ -16,7 +17,8 @@ class CifarSweeperConf:
     """What `hydra/sweeper=cifar` instantiates."""
 
     _target_: str = "hydra_plugins.cifar_sweeper.sweeper.CifarSweeper"
-    params: dict[str, str] | None = None  # what a preset sweeps: key -> list, range or interval
+    _convert_: str = "all"
+    params: dict[str, Any] = field(default_factory=dict)  # what a preset sweeps: key -> list, range, interval
 
 
 ConfigStore.instance().store(
@@ -27,8 +29,8 @@ ConfigStore.instance().store(
 class CifarSweeper(Sweeper):
     """Hands a multirun over to experiments.sweep."""
 
-    def __init__(self, params: dict[str, str] | None) -> None:
-        self._params = params or {}
+    def __init__(self, params: dict[str, Any]) -> None:
+        self._params = flatten(params)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what Hydra found; the trials compose their own configuration and need no task function."""

@@ -120,7 +120,7 @@ WRONG = {
     "+aug.image.x={_target_: os.system}": "aug.image.x._target_ must name a class under",
     "aug.batch={_target_: torchvision.transforms.v2.MixUp, alphaa: 1}": "aug.batch.alphaa is not an argument",
     "tracking.uri=mlruns": "tracking.uri must start with one of sqlite",
-    "trainer": "Error parsing override 'trainer'",
+    "trainer": "trainer must be a key and its value, as in trainer=",
     "seed=0,1": "Ambiguous value for argument 'seed=0,1'",
     "data.root=${nowhere}": "'nowhere'",
     "data.root=${oc.env:AWS_SECRET_ACCESS_KEY,x}": r"data.root may use only .*AWS_SECRET_ACCESS_KEY",

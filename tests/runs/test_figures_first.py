@@ -17,7 +17,6 @@ from experiments.runs import console, story
 from experiments.runs.result import ANALYSING, Result, recorded
 from experiments.sweep.trials import Trial
 from tests.conftest import PROJECT
-from tests.report.examples import pictures
 
 SMALL = [
     *("data=digits", "model=resnet20", "model.width=4", "aug=none", "trainer=quick", "trainer.epochs=1"),
@@ -139,7 +138,7 @@ def test_a_run_killed_while_it_draws_goes_on_with_its_analysis(tmp_path: Path):
 def test_the_closing_lines_tell_what_an_accuracy_alone_hides():
     metrics = {"test/acc": 50 / 51, "test/balanced_acc": 0.5, "val/acc_best": 1.0}
     result = Result(metrics=metrics, remarks=["never predicted: 'rare' (1 picture)"], epochs=2)
-    assert dict(console.figures(result, pictures([0] * 51, size=1))) == {
+    assert dict(console.figures(result, 51)) == {
         "test accuracy": "98.04%  (50 of 51 pictures; 95 %: 89.7 to 99.7 %)",
         "val accuracy": "100.00%  (best of 2 epochs)",
         "balanced": "50.00%  (mean of the classes' own test accuracies)",
