@@ -1,4 +1,6 @@
 import ast
+import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -112,3 +114,14 @@ def asks_the_locale(call: ast.Call) -> bool:
 
 
 NO_FILES = ("os", "Image", "tarfile", "folder", "self.store", "home", "record", "Record")  # have another open
+
+
+def test_json_is_strict_and_what_is_not_finite_comes_back_as_unknown(tmp_path: Path):
+    from experiments.runs.result import Result
+
+    Result(metrics={"val/loss": math.nan, "val/acc_best": 0.1}, seconds={"total": math.inf}).write(tmp_path)
+    content = json.loads((tmp_path / "result.json").read_text(), parse_constant=pytest.fail)
+    assert content["metrics"] == {"val/loss": None, "val/acc_best": 0.1}
+    again = Result.read(tmp_path)
+    assert math.isnan(again.metrics["val/loss"])
+    assert again.value == 0.1
