@@ -102,7 +102,6 @@ RULES = (
     Rule("scheduler.max_momentum", _where("scheduler", "cycle_momentum", False), (0.95,)),
     Rule("analysis.layer", NO_ANALYSIS, ("",)),
     Rule("analysis.method", NO_ANALYSIS, ("gradcam",)),
-    Rule("analysis.sheet_size", NO_ANALYSIS, (100,)),
     Rule("model.cam_layer", _own_layer),
     Rule("tracking.log_model", _not_built, (False,)),
 )
