@@ -22,6 +22,7 @@ from experiments.config.effects import refuse_single
 from experiments.config.explain import explain
 from experiments.config.renamed import renew_config
 from experiments.files import CONF
+from experiments.sweep.first import first_point, told_to_sweeper
 
 
 def _task(cfg: DictConfig) -> float:
@@ -58,10 +59,12 @@ def main() -> None:
                 )
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
         sys.argv[1:] = args.words
+        first = _first_point(args) if args.multirun and not shows else {}
         try:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_task)()
         except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(explain(error)) from error
+            at = f" (at point {' '.join(first.values())})" if first else ""
+            raise UserError(f"{explain(error)}{at}") from error
         except OSError as error:
             if args.multirun:
                 raise
@@ -81,6 +84,16 @@ def _resume(args: Namespace) -> None:
     from experiments.runs.story import resume
 
     resume(folder, args.overrides)
+
+
+def _first_point(args: Namespace) -> dict[str, str]:
+    """Put the first option of every swept group into the command line, for Hydra to compose what is fixed."""
+    if any(word.startswith("hydra/sweeper=") for word in args.overrides):
+        return {}
+    first = first_point(args.overrides, args.config_dir)
+    if first:
+        sys.argv = [*(first.get(word, word) for word in sys.argv), told_to_sweeper(first)]
+    return first
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.config.test_compose import WRONG
+from tests.config.test_compose import WRONG, arguments
 from tests.conftest import PROJECT
 
 USER, ENVIRONMENT = 2, 1
@@ -203,6 +203,26 @@ CASES: dict[str, tuple[Prepare, int, str]] = {
         USER,
         "model=resnet19 is not an option",
     ),
+    "a wrong value for swept options": (
+        lambda t: ["-m", "optimizer=adam,adamw", "optimizer.eps=abc"],
+        USER,
+        "optimizer.eps must be a number, got 'abc' (at point optimizer=adam)",
+    ),
+    "a key that the second of two swept options lacks": (
+        lambda t: ["-m", "optimizer=adam,sgd", "optimizer.eps=1e-6"],
+        USER,
+        "optimizer.eps is not a key",
+    ),
+    "a key that the first of two swept options lacks": (
+        lambda t: ["-m", "optimizer=sgd,adam", "optimizer.eps=1e-6"],
+        USER,
+        "(at point optimizer=sgd)",
+    ),
+    "a swept value of another kind": (
+        lambda t: ["-m", "optimizer.lr=0.1,abc"],
+        USER,
+        "optimizer.lr must be a number, got 'abc' (at point optimizer.lr=abc)",
+    ),
     "an interval for the grid": (lambda t: ["-m", "seed=0,1", "modle=a,b"], USER, "modle is not a key"),
     "an unknown config name": (lambda t: ["--config-name", "nothing"], USER, "nothing"),
     "an absent config dir": (lambda t: ["--config-dir", "nowhere"], USER, "nowhere"),
@@ -309,7 +329,7 @@ CASES: dict[str, tuple[Prepare, int, str]] = {
         "tracking.uri must start",
     ),
 }
-CASES |= {f"option {words}": (lambda t, words=words: [words], USER, "") for words in WRONG}
+CASES |= {f"option {words}": (lambda t, words=words: arguments(words), USER, "") for words in WRONG}
 
 
 def test_there_are_enough():

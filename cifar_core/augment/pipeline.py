@@ -42,9 +42,13 @@ def augmentation(
     """
     if backend not in BACKENDS:
         raise ValueError(f"aug.backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    if workers != "auto" and (not isinstance(workers, int) or workers < 0):
+    if workers != "auto" and (type(workers) is not int or workers < 0):
         raise ValueError(f"aug.workers must be auto or a number of processes, got {workers!r}")
-    output_size(steps, image_size)
+    size = output_size(steps, image_size)
+    if size != (image_size, image_size):
+        log.warning(
+            "aug.image leaves pictures of %dx%d; those of val and test are %dx%d", *size, *[image_size] * 2
+        )
     cores = len(os.sched_getaffinity(0))
     per_picture = PerPicture(
         steps, workers=workers if isinstance(workers, int) else min(8, cores - 1) if cores > 2 else 0

@@ -8,6 +8,13 @@ import numpy as np
 from cifar_core.augment.recipe import Recipe, Step
 
 Size = tuple[int, int]
+NEEDS = {  # what these ask for without saying so in `targets_as_params`
+    "AtLeastOneBBoxRandomCrop": ["bboxes"],
+    "BBoxSafeRandomCrop": ["bboxes"],
+    "ConstrainedCoarseDropout": ["mask"],
+    "CropNonEmptyMaskIfExists": ["mask"],
+    "RandomSizedBBoxSafeCrop": ["bboxes"],
+}
 TRIALS = 32  # calls of a step that may draw the size of its result
 
 
@@ -57,6 +64,10 @@ def _after(step: Step, sizes: set[Size], *, forced: bool) -> set[Size]:
         return {_size_of(step, size, force_apply=False) for size in sizes for _ in range(TRIALS)}
     if step.p <= 0:
         return sizes
+    name = type(step).__name__
+    needs = NEEDS.get(name) or [target for target in step.targets_as_params if target != "image"]
+    if needs or "image" not in step.targets:
+        raise NotPictures(f"work on pictures alone: {name} needs {', '.join(needs) or 'something else'}")
     forced_sizes = {_size_of(step, size, force_apply=True) for size in sizes for _ in range(TRIALS)}
     return _unless_certain(certain, sizes, forced_sizes)
 

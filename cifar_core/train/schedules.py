@@ -7,7 +7,7 @@ a linear rise: to the schedule's own value there, its first step already above z
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
@@ -212,13 +212,19 @@ def one_cycle(
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
     warmup_epochs: float = 0.0,
-    **torch_options: Any,
+    anneal_strategy: Literal["cos", "linear"] = "cos",
+    cycle_momentum: bool = True,
+    base_momentum: float = 0.85,
+    max_momentum: float = 0.95,
+    three_phase: bool = False,
 ) -> OneCycleLR:
     """Rise from a small lr to the optimizer's lr, then fall far below the first.
 
     ``warmup_epochs`` above 0 gives the length of the rise in place of the share ``pct_start``; the other
     options are those of `torch.optim.lr_scheduler.OneCycleLR`. Source: Smith & Topin 2018, arXiv:1708.07120.
     """
+    for key, momentum in (("base_momentum", base_momentum), ("max_momentum", max_momentum)):
+        _require(0 <= momentum < 1, key, "in [0, 1)", momentum)
     _require(div_factor > 0, "div_factor", "above 0", div_factor)
     _require(final_div_factor > 0, "final_div_factor", "above 0", final_div_factor)
     rise, steps = _rise(pct_start, warmup_epochs, epochs), epochs * steps_per_epoch
@@ -231,7 +237,11 @@ def one_cycle(
         pct_start=rise,
         div_factor=div_factor,
         final_div_factor=final_div_factor,
-        **torch_options,
+        anneal_strategy=anneal_strategy,
+        cycle_momentum=cycle_momentum,
+        base_momentum=base_momentum,
+        max_momentum=max_momentum,
+        three_phase=three_phase,
     )
 
 
@@ -272,7 +282,11 @@ def plateau(
     steps_per_epoch: int,
     factor: float = 0.1,
     warmup_epochs: float = 0.0,
-    **torch_options: Any,
+    patience: int = 10,
+    threshold: float = 1e-4,
+    cooldown: int = 0,
+    min_lr: float | list[float] = 0.0,
+    eps: float = 1e-8,
 ) -> Plateau:
     """Multiply lr by ``factor`` after more than ``patience`` epochs without a better accuracy.
 
@@ -280,5 +294,17 @@ def plateau(
     is absolute.
     """
     _require(0 < factor < 1, "factor", "above 0 and below 1", factor)
-    steps = _warmup_steps(warmup_epochs, epochs, steps_per_epoch)
-    return Plateau(optimizer, warmup_steps=steps, factor=factor, **torch_options)
+    _require(patience >= 0, "patience", "at least 0 epochs", patience)
+    _require(threshold >= 0, "threshold", "at least 0", threshold)
+    _require(cooldown >= 0, "cooldown", "at least 0 epochs", cooldown)
+    _require(min(min_lr if isinstance(min_lr, list) else [min_lr]) >= 0, "min_lr", "at least 0", min_lr)
+    return Plateau(
+        optimizer,
+        warmup_steps=_warmup_steps(warmup_epochs, epochs, steps_per_epoch),
+        factor=factor,
+        patience=patience,
+        threshold=threshold,
+        cooldown=cooldown,
+        min_lr=min_lr,
+        eps=eps,
+    )

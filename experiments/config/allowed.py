@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra._internal.utils import _locate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from cifar_core.models.timm_bridge import READING
 from experiments.tracking.tracker import Tracker
@@ -54,12 +54,13 @@ def calls(node: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield key, node
 
 
-def check_calls(node: DictConfig, key: str, user_prefixes: Sequence[str]) -> None:
+def check_calls(node: Any, key: str, user_prefixes: Sequence[str]) -> None:
     """Raise ValueError for a call anywhere in ``node`` that is not allowed, as it stands at this moment.
 
     Asked again by whoever makes the calls: a configuration need not have come through `compose`.
     """
-    for name, call in calls(OmegaConf.to_container(node, resolve=True), key):
+    plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    for name, call in calls(plain, key):
         resolve(f"{name}._target_", call["_target_"], user_prefixes)
         check_arguments(name, call)
 

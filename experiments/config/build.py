@@ -1,15 +1,14 @@
 """Turns a group of the configuration into the object it describes."""
 
+import inspect
 import logging
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
@@ -27,13 +26,18 @@ from cifar_core.train.numerics import set_up
 from cifar_core.train.state import TrainState, start, steps_per_epoch
 from experiments.config import schema
 from experiments.config.allowed import check_calls
+from experiments.config.blame import blamed
 from experiments.config.values import Settings, settings, with_constants
 from experiments.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
 
+GROUPS = ("model", "aug", "optimizer", "scheduler", "tracking")  # those that name code
 # Keys of a group that are about the object, not arguments of it.
-RESERVED = {"model": ("cam_layer", "weights"), "optimizer": ("decay_norm_bias",)}
+RESERVED: dict[str, dict[str, Any]] = {
+    "model": {"cam_layer": str | None, "weights": str | None},
+    "optimizer": {"decay_norm_bias": bool},
+}
 INIT_PICTURES = 5000  # of the training set, for models that start from them
 
 
@@ -81,7 +85,8 @@ def model(cfg: DictConfig, *, num_classes: int, pretrained: bool = False) -> nn.
     """
     arguments = _arguments(cfg, "model")
     if not pretrained and "pretrained" in arguments:
-        arguments.pretrained = False
+        arguments["pretrained"] = False
+    _same_classes("model", arguments, num_classes)
     return _call(cfg, "model", arguments, num_classes=num_classes)
 
 
@@ -105,8 +110,14 @@ def start_weights(cfg: DictConfig, model: nn.Module, data: Data, *, elsewhere: b
 
 
 def steps(cfg: DictConfig) -> dict[str, Step]:
-    """Return the named Albumentations transforms of `aug.image`, in order."""
-    return _call(cfg, "aug.image", cfg.aug.image, _convert_="all")
+    """Return the named Albumentations transforms of `aug.image`, in order, without those that are null."""
+    named = _plain(cfg, "aug.image") or {}
+    made = {name: _call(cfg, f"aug.image.{name}", step) for name, step in named.items() if step is not None}
+    for name, step in made.items():
+        if not isinstance(step, Step):
+            kind = f"{type(step).__module__}.{type(step).__name__}"
+            raise ValueError(f"aug.image.{name} must be an Albumentations transform, got {kind}")
+    return made
 
 
 def augment(cfg: DictConfig) -> Augment:
@@ -117,7 +128,29 @@ def augment(cfg: DictConfig) -> Augment:
 
 def mix(cfg: DictConfig, *, num_classes: int) -> Mix | None:
     """Return the function on float pictures and labels that `aug.batch` describes, None where it is null."""
-    return None if cfg.aug.batch is None else _call(cfg, "aug.batch", cfg.aug.batch, num_classes=num_classes)
+    node = _plain(cfg, "aug.batch")
+    return None if node is None else _call(cfg, "aug.batch", _with_classes("aug.batch", node, num_classes))
+
+
+def _with_classes(key: str, node: Any, num_classes: int) -> Any:
+    """Give ``num_classes`` to every call in ``node`` that takes it, as those in a RandomChoice do."""
+    if isinstance(node, list):
+        return [_with_classes(f"{key}.{place}", child, num_classes) for place, child in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    full = {name: _with_classes(f"{key}.{name}", child, num_classes) for name, child in node.items()}
+    if "_target_" in node:
+        _same_classes(key, node, num_classes)
+        takes = inspect.signature(get_object(node["_target_"])).parameters.values()
+        if any(one.name == "num_classes" or one.kind is one.VAR_KEYWORD for one in takes):
+            full["num_classes"] = num_classes
+    return full
+
+
+def _same_classes(key: str, node: dict[str, Any], num_classes: int) -> None:
+    given = node.get("num_classes", num_classes)
+    if given != num_classes:
+        raise ValueError(f"{key}.num_classes comes from the data, {num_classes}, got {given}: leave it out")
 
 
 def optimizer(cfg: DictConfig, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> Optimizer:
@@ -130,26 +163,27 @@ def optimizer(cfg: DictConfig, named_parameters: Iterable[tuple[str, nn.Paramete
         layers = [pair for pair in pairs if pair[1].ndim > 1]
         others = [pair for pair in pairs if pair[1].ndim <= 1]
         pairs = [{"params": layers}, {"params": others, "weight_decay": 0.0}]
-    arguments = _arguments(cfg, "optimizer")
-    check_calls(arguments, "optimizer", cfg.security.allowed_targets)
-    try:
-        return instantiate(arguments, _partial_=True, _convert_="all")(pairs)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"optimizer: {error}") from error
+
+    def of(arguments: dict[str, Any]) -> Optimizer:
+        groups = [dict(pair) if isinstance(pair, dict) else pair for pair in pairs]  # torch fills them in
+        return instantiate(arguments, _partial_=True, _convert_="all")(groups)
+
+    return _built(cfg, "optimizer", _arguments(cfg, "optimizer"), of)
 
 
 def scheduler(cfg: DictConfig, optimizer: Optimizer, *, steps_per_epoch: int) -> LRScheduler:
     """Return the schedule of ``optimizer`` over all epochs of this run, without those of its origin."""
     before = origin.epochs if (origin := schema.origin(cfg)) else 0
     run_time = {"epochs": cfg.trainer.epochs - before, "steps_per_epoch": steps_per_epoch}
-    check_calls(cfg.scheduler, "scheduler", cfg.security.allowed_targets)
+
+    def of(arguments: dict[str, Any]) -> LRScheduler:
+        return instantiate(arguments, _partial_=True, _convert_="all")(optimizer, **run_time)
+
     try:
-        return instantiate(cfg.scheduler, _partial_=True, _convert_="all")(optimizer, **run_time)
-    except (ValueError, TypeError) as error:
-        message = str(error)
-        message = message if message.startswith("scheduler.") else f"scheduler: {message}"
+        return _built(cfg, "scheduler", _plain(cfg, "scheduler"), of)
+    except ValueError as error:
         added = f" (over the {run_time['epochs']} epochs after origin.epochs, {before})" if before else ""
-        raise ValueError(message + added) from error
+        raise ValueError(f"{error}{added}") from error
 
 
 def cam_module(cfg: DictConfig, model: nn.Module, image_size: int) -> nn.Module:
@@ -162,25 +196,28 @@ def tracker(cfg: DictConfig, out_dir: Path, name: str, protocol: str, commit: st
     tags = {"protocol": protocol, "seed": str(cfg.seed), "run_folder": str(out_dir)}
     tags |= {"mlflow.source.git.commit": commit} if commit else {}
     tags |= {"origin": origin.folder} if (origin := schema.origin(cfg)) else {}
-    return _call(cfg, "tracking", cfg.tracking, out_dir=out_dir, run_name=name, tags=tags)
+    return _call(cfg, "tracking", _plain(cfg, "tracking"), out_dir=out_dir, run_name=name, tags=tags)
 
 
-def _arguments(cfg: DictConfig, group: str) -> DictConfig:
+def _plain(cfg: DictConfig, key: str) -> Any:
+    """Return a part of the configuration as plain containers, what it reads of other parts filled in."""
+    node = OmegaConf.select(cfg, key)
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def _arguments(cfg: DictConfig, group: str) -> dict[str, Any]:
     """Return a group without its reserved keys."""
-    return OmegaConf.masked_copy(cfg[group], [key for key in cfg[group] if key not in RESERVED[group]])
+    return {name: value for name, value in _plain(cfg, group).items() if name not in RESERVED[group]}
 
 
-def _call(cfg: DictConfig, key: str, node: Any, **given: Any) -> Any:
+def _call(cfg: DictConfig, key: str, node: dict[str, Any], **given: Any) -> Any:
+    return _built(cfg, key, node, lambda arguments: instantiate(arguments, _convert_="all", **given))
+
+
+def _built(cfg: DictConfig, key: str, node: dict[str, Any], build: Callable[[dict[str, Any]], Any]) -> Any:
+    """Return ``build(node)``; raise ValueError, naming the argument, for whatever goes wrong in it."""
     check_calls(node, key, cfg.security.allowed_targets)
     try:
-        return instantiate(node, **given)
-    except InstantiationException as error:
-        full_key = re.search(r"full_key: (\S+)", str(error))
-        message = " ".join(str(error.__cause__ or error).split())
-        # pydantic, which checks Albumentations' arguments, says more than a user needs
-        message = re.sub(
-            r"\d+ validation errors? for InitSchema |\[type=.*?\]|For further information visit \S+",
-            "",
-            message,
-        )
-        raise ValueError(f"{full_key[1] if full_key else key}: {message.strip()}") from error
+        return build(node)
+    except Exception as error:  # foreign code fails in any way on values that it does not like
+        raise blamed(key, node, build, error) from error

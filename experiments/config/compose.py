@@ -12,6 +12,7 @@ from typing import Any
 import hydra
 import yaml
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -20,8 +21,9 @@ from experiments.cli import command
 from experiments.config import schema, words
 from experiments.config.check import check
 from experiments.config.explain import explain, unknown
+from experiments.config.laws import check_unread
 from experiments.config.renamed import renew_config
-from experiments.config.values import plain
+from experiments.config.values import check_words, ours, plain
 from experiments.files import CONF, flatten
 
 ALLOWED = "security.allowed_targets"
@@ -59,8 +61,11 @@ def compose(
     cfg = _compose(_conf.get(), config_name, [*more, *overrides], hydra_too=True)
     if single:
         _check_single(cfg, overrides)
+    _fill_in(cfg)
     with open_dict(cfg):
         del cfg["hydra"]
+    check_words(overrides)
+    check_unread(cfg)
     renew_config(cfg, tell=True)
     check(cfg, () if in_sweep else overrides)
     return cfg
@@ -78,6 +83,7 @@ def compose_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
     saved = _compose(folder.resolve(), "config", overrides)
     if not trusting(overrides):
         OmegaConf.update(saved, ALLOWED, _of_conf(), force_add=True)
+    check_words(overrides)
     renew_config(saved)
     try:
         cfg: Any = OmegaConf.merge(OmegaConf.structured(schema.Config), saved)
@@ -154,6 +160,23 @@ def _compose(folder: Path, name: str, overrides: Sequence[str], *, hydra_too: bo
 def _default(conf: Path) -> DictConfig:
     """Return the default run of a conf/."""
     return _compose(conf, "config", [])
+
+
+def _fill_in(cfg: DictConfig) -> None:
+    """Fill in what ``cfg`` reads by `${hydra:...}` of Hydra's own configuration, which does not stay."""
+    written: Any = OmegaConf.to_container(ours(cfg), resolve=False)
+    keys = [key for key, text in flatten(written).items() if "${hydra:" in text]
+    if not keys:
+        return
+    outer, HydraConfig.instance().cfg = HydraConfig.instance().cfg, None
+    HydraConfig.instance().set_config(cfg)
+    try:
+        for key in keys:
+            OmegaConf.update(cfg, key, OmegaConf.select(cfg, key))
+    except OmegaConfBaseException as error:
+        raise ValueError(explain(error)) from error
+    finally:
+        HydraConfig.instance().cfg = outer
 
 
 def differences(cfg: DictConfig) -> dict[str, list[str]]:

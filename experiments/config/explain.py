@@ -6,7 +6,13 @@ from typing import Any
 
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import DictConfig
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
+from omegaconf.errors import (
+    InterpolationKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
 from experiments.config.schema import SETTINGS, TARGETS
 
@@ -14,7 +20,7 @@ from experiments.config.schema import SETTINGS, TARGETS
 def unknown(name: str, choices: Iterable[str], what: str) -> str:
     """Return a line that says ``name`` is not there, what was perhaps meant and what there is."""
     choices = sorted(map(str, choices))
-    close = difflib.get_close_matches(name, choices, n=1)
+    close = difflib.get_close_matches(str(name), choices, n=1)
     meant = f" (did you mean {close[0]}?)" if close else ""
     return f"{what}{meant}; there is: {', '.join(choices)}"
 
@@ -27,6 +33,10 @@ def explain(error: Exception) -> str:
         return unknown(option, error.options, f"{group}={option} is not an option of {group}")
     if isinstance(cause, MissingMandatoryValue):
         return f"{cause.full_key} must be given, e.g. {cause.full_key}=..."
+    if isinstance(cause, InterpolationKeyError) and cause.full_key:
+        return f"{cause.full_key} reads {str(cause).split(chr(39))[1]!r}, which is not a key"
+    if isinstance(cause, InterpolationResolutionError) and "Recursive interpolation" in str(cause):
+        return f"{cause.full_key or 'a key'} reads itself, by way of its interpolation"
     if isinstance(cause, ValidationError):
         return _wrong_type(cause)
     if isinstance(cause, (AttributeError, KeyError)) and getattr(cause, "parent_node", None) is not None:
@@ -39,6 +49,8 @@ def explain(error: Exception) -> str:
 
 def _wrong_type(cause: Any) -> str:
     said = str(cause).splitlines()[0]
+    if "is not Optional" in said:
+        return f"{cause.full_key} must have a value, got null"
     kinds = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
     kind = next(
         (kind for name, kind in kinds.items() if f"to {name}" in said or f"valid {name}" in said), None

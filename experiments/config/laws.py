@@ -5,11 +5,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.config.explain import unknown
 from experiments.config.values import ours
 from experiments.files import flatten
 
 RESOLVERS = ("oc.env", "oc.select", "oc.decode", "oc.dict.keys", "oc.dict.values", "now", "hydra")
 ENVIRONMENT = ("CIFAR_", "HOME", "USER", "TMPDIR", "SCRATCH", "SLURM_")  # what variables may begin with
+RECIPE = ("image", "batch", "backend", "workers")  # keys of `aug`; others are for its interpolations
 PLATEAU = "cifar_core.train.schedules.plateau"  # the one schedule that looks at results
 
 
@@ -36,8 +38,12 @@ def check_protocol(cfg: DictConfig) -> None:
         raise ValueError(
             "scheduler=plateau needs trainer.evaluate=each_epoch: it looks at every epoch's accuracy"
         )
-    steps = cfg.aug.get("image") or {}
-    flips = [name for name, step in steps.items() if step.get("_target_") == "albumentations.HorizontalFlip"]
+    steps = cfg.aug.get("image")
+    flips = [
+        name
+        for name, step in (steps.items() if OmegaConf.is_dict(steps) else ())
+        if OmegaConf.is_dict(step) and step.get("_target_") == "albumentations.HorizontalFlip"
+    ]
     if cfg.trainer.alternating_flip and flips:
         raise ValueError(
             "trainer.alternating_flip is in place of a random flip: "
@@ -47,3 +53,15 @@ def check_protocol(cfg: DictConfig) -> None:
         raise ValueError(
             f"trainer.early_stop needs a validation split, got {cfg.trainer.early_stop} with data.val_size=0"
         )
+
+
+def check_unread(cfg: DictConfig) -> None:
+    """Raise ValueError for a key of `aug` that no recipe knows and that nothing of the configuration reads.
+
+    For a configuration as it is composed: a saved one has its interpolations filled in.
+    """
+    raw: Any = OmegaConf.to_container(ours(cfg), resolve=False)
+    texts = flatten(raw).values()
+    for key in map(str, raw["aug"] if isinstance(raw["aug"], dict) else ()):
+        if key not in RECIPE and not any(re.search(rf"\$\{{.*\b{re.escape(key)}\b", text) for text in texts):
+            raise ValueError(unknown(key, RECIPE, f"aug.{key} is not a key"))

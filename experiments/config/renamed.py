@@ -48,7 +48,7 @@ def completed(flat: Mapping[str, str]) -> dict[str, str]:
 
 def renew_config(cfg: DictConfig, *, tell: bool = False) -> None:
     """Put today's names into ``cfg``, in place; ``tell`` names each new one once, in a line of the log."""
-    for key in map(str, cfg):
+    for key in list(cfg):  # which YAML makes a bool of `on`
         if key == "hydra" or OmegaConf.is_missing(cfg, key) or OmegaConf.is_interpolation(cfg, key):
             continue
         value = cfg[key]

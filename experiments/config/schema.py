@@ -99,7 +99,7 @@ def _typed(cfg: DictConfig, key: str, kind: Any) -> Any:
     if not OmegaConf.is_dict(cfg[key]):
         *names, last = [field.name for field in dataclasses.fields(kind)]
         raise ValueError(f"{key} must be null or have {', '.join(names)} and {last}, got {cfg[key]!r}")
-    typed: Any = OmegaConf.merge({key: kind}, {key: cfg[key]})
+    typed: Any = OmegaConf.merge({key: kind}, {key: OmegaConf.to_container(cfg[key], resolve=True)})
     known: Any = OmegaConf.to_object(typed)
     return known[key]
 

@@ -2,10 +2,12 @@
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+import typing
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from cifar_core.data.settings import AUTO, DataSettings
@@ -14,6 +16,7 @@ from cifar_core.report.settings import AnalysisSettings
 from cifar_core.train.settings import TrainerSettings
 from experiments.config import schema
 from experiments.config.explain import unknown
+from experiments.config.kinds import check_value
 from experiments.config.schema import SETTINGS
 from experiments.config.settings import SweepSettings
 
@@ -66,6 +69,27 @@ def asks_for_constants(values: dict[str, Any]) -> bool:
 def ours(cfg: DictConfig) -> DictConfig:
     """Return the configuration without Hydra's part."""
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+
+
+def check_words(overrides: Iterable[str]) -> None:
+    """Raise ValueError where an override gives a bool or a number of a typed group as another word for it."""
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if not override.is_sweep_override() and not override.is_delete():
+            check_word(override.key_or_group, override.value())
+
+
+def check_word(key: str, value: Any) -> None:
+    """Raise ValueError unless ``value`` is what ``key`` is typed as; OmegaConf takes 1, "off" and "3" too."""
+    kind: Any = schema.Config
+    for part in key.split("."):
+        kind = typing.get_type_hints(kind).get(part) if dataclasses.is_dataclass(kind) else None
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            check_word(f"{key}.{name}", inner)
+    elif isinstance(value, str) and "${" in value:
+        return
+    elif kind is bool or (kind in (int, float) and isinstance(value, str)):
+        check_value(key, value, kind)
 
 
 def _known(node: DictConfig, settings_type: Any, prefix: str = "") -> None:

@@ -12,7 +12,7 @@ from experiments.config.check import check
 from experiments.config.laws import PLATEAU
 from experiments.config.renamed import renew_config
 from experiments.config.settings import SweepSettings
-from experiments.config.values import plain
+from experiments.config.values import check_word, plain
 from experiments.sweep.compared import composed
 from experiments.sweep.space import Dimension, Files, Point, Space, Value, argument, combinations
 
@@ -112,7 +112,9 @@ class Composed:
 
     def _value(self, key: str, text: str) -> Any:
         if (part := f"{key}={text}") not in self._values:
-            self._values[part] = OverridesParser.create().parse_override(part).value()
+            value = OverridesParser.create().parse_override(part).value()
+            check_word(key, value)
+            self._values[part] = value
         return self._values[part]
 
 

@@ -23,7 +23,7 @@ class MlflowTracker(SpooledTracker):
         self,
         *,
         uri: str | None,
-        experiment: str,
+        experiment: str | int | float,
         required: bool,
         nested: bool,
         log_model: bool,
@@ -34,7 +34,7 @@ class MlflowTracker(SpooledTracker):
         """Check the options; nothing is written or opened before the `with` block."""
         super().__init__(
             MlflowStore(tracking_uri(uri)),
-            experiment=experiment,
+            experiment=str(experiment),
             required=required,
             out_dir=out_dir,
             run_name=run_name,

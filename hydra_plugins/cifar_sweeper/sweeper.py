@@ -4,12 +4,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from experiments.cli import UserError
 from experiments.files import flatten
+from experiments.sweep.first import restored
 
 
 @dataclass
@@ -19,6 +21,7 @@ class CifarSweeperConf:
     _target_: str = "hydra_plugins.cifar_sweeper.sweeper.CifarSweeper"
     _convert_: str = "all"
     params: dict[str, Any] = field(default_factory=dict)  # what a preset sweeps: key -> list, range, interval
+    groups: list[str] | None = None  # swept groups, whose first options stand on the command line meanwhile
 
 
 ConfigStore.instance().store(
@@ -29,8 +32,9 @@ ConfigStore.instance().store(
 class CifarSweeper(Sweeper):
     """Hands a multirun over to experiments.sweep."""
 
-    def __init__(self, params: dict[str, Any]) -> None:
+    def __init__(self, params: dict[str, Any], groups: list[str] | None = None) -> None:
         self._params = flatten(params)
+        self._groups = groups or []
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what Hydra found; the trials compose their own configuration and need no task function."""
@@ -47,7 +51,9 @@ class CifarSweeper(Sweeper):
                 f"hydra/launcher={launcher} is for hydra/sweeper=basic; here sweep.backend says where"
             )
         preset = [f"{key}={value}" for key, value in self._params.items()]
-        sweep([*preset, *arguments], self._cfg, self._loader, config_dir=self._config_dir())
+        arguments = restored([*preset, *arguments], self._groups)
+        HydraConfig.instance().set_config(self._cfg)  # for what is read by ${hydra:...}
+        sweep(arguments, self._cfg, self._loader, config_dir=self._config_dir())
 
     def _config_dir(self) -> str | None:
         """Return the folder given by --config-dir."""

@@ -6,9 +6,11 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from cifar_core.augment.per_picture import record
 from cifar_core.augment.pipeline import augmentation, lower
+from experiments.config import build
 
 FOLDER = Path(__file__).resolve().parents[2] / "conf" / "aug"
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -39,7 +41,7 @@ def test_batch_steps_mix_normalised_pictures(name):
     aug, _ = recipe(name)
     if aug.batch is None:
         return
-    mix = instantiate(aug.batch, num_classes=10)
+    mix = build.mix(OmegaConf.create({"aug": aug, "security": {"allowed_targets": []}}), num_classes=10)
     images, targets = mix(torch.randn(8, 3, 32, 32), torch.arange(8))
     assert images.shape == (8, 3, 32, 32)
     assert torch.allclose(targets.sum(1), torch.ones(8))
