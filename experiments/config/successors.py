@@ -123,7 +123,7 @@ def renewed(node: Node) -> Node | None:
     rest = {key: value for key, value in node.items() if key != "_target_"}
     if old in SPECIAL:
         SPECIAL[old](rest, new)
-    for key in HOLES.keys() & takes.keys():
+    for key in (name for name in HOLES if name in takes):
         _holes(key, rest, new)
     for key, (low, low_default, high, high_default) in PAIRS.get(name, {}).items():
         if (low in rest and low not in takes) or (high in rest and high not in takes):
