@@ -92,7 +92,7 @@ def _first_point(args: Namespace) -> dict[str, str]:
         return {}
     first = first_point(args.overrides, args.config_dir)
     if first:
-        sys.argv = [*(first.get(word, word) for word in sys.argv), told_to_sweeper(first)]
+        sys.argv[1:] = [told_to_sweeper(first), *(first.get(word, word) for word in sys.argv[1:])]
     return first
 
 
