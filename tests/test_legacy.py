@@ -243,6 +243,6 @@ def test_a_new_store_gets_what_was_tracked(delivered: str):
 
 def test_trained_weights_of_old_start_a_new_run(copies: Path, tmp_path: Path):
     words = [*overrides(copies / "finished"), f"model.weights={copies / 'finished'}"]
-    words += ["trainer.epochs=1", "optimizer.lr=1e-4", "tracking=none", "analysis=none"]
+    words += ["trainer.epochs=1", "optimizer.lr=1e-4", "tracking=none"]
     trained = result(copies / "finished")["metrics"]["val/acc_best"]
     assert run(compose(words), tmp_path / "run") == pytest.approx(trained, abs=0.1)
