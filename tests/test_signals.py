@@ -36,13 +36,13 @@ def send(signum: int) -> None:
 
 
 @pytest.mark.parametrize("signum", list(ENDING), ids=lambda signum: signum.name)
-def test_a_signal_ends_a_command_with_one_line_and_its_code(
+def test_a_signal_ends_a_command_with_its_code_and_is_named_last(
     signum: signal.Signals, signals: Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended, exit_codes():
         send(signum)
     assert ended.value.code == ENDING[signum]
-    assert capsys.readouterr().err.splitlines()[0] == f"stopped by {signum.name}"
+    assert capsys.readouterr().err.splitlines()[-1] == f"stopped by {signum.name}"
 
 
 def test_what_a_library_makes_of_a_signal_is_still_a_signal(
