@@ -122,7 +122,7 @@ WRONG = {
     "aug.batch={_target_: torchvision.transforms.v2.MixUp, alphaa: 1}": "aug.batch.alphaa is not an argument",
     "tracking.uri=mlruns": "tracking.uri must start with one of sqlite",
     "trainer": "trainer must be a key and its value, as in trainer=",
-    "seed=0,1": "Ambiguous value for argument 'seed=0,1'",
+    "seed=0,1": "seed=0,1 has several values: add -m",
     "data.root=${nowhere}": "'nowhere'",
     "data.root=${oc.env:AWS_SECRET_ACCESS_KEY,x}": r"data.root may use only .*AWS_SECRET_ACCESS_KEY",
     "optimizer.lr=${optimizer.lr}": "optimizer.lr reads itself",
