@@ -3,8 +3,10 @@
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from cifar_core.data.pixels import Place
 from cifar_core.data.split import Data
 from cifar_core.history import Row
 from cifar_core.train.numerics import Numerics
+from cifar_core.train.predict import described
 
 FEW_PICTURES = 100  # one standard error of an accuracy of 90 % is then 3 points
 PROBED = 32  # pictures that go through the network before training
@@ -42,14 +45,17 @@ class Finding:
     guard: str
     message: str  # one line: cause, numbers, fix
     stops: bool = True
+    always: bool = False  # whatever the policy: no training can go on
 
 
 def act(findings: Sequence[Finding], *, policy: str, logged: set[str]) -> None:
     """Raise GuardError with all findings that stop a run where ``policy`` is "stop", else log them.
 
-    Policy "warn" only logs, "off" does nothing. A guard that is in ``logged`` from an earlier call keeps
-    silent; those logged now are added.
+    Policy "warn" only logs, "off" does nothing; but what stops `always` raises. A guard that is in ``logged``
+    from an earlier call keeps silent; those logged now are added.
     """
+    if hopeless := [f"{finding.guard}: {finding.message}" for finding in findings if finding.always]:
+        raise GuardError("\n".join(hopeless))
     if policy == "off":
         return
     stopping = [f"{finding.guard}: {finding.message}" for finding in findings if finding.stops]
@@ -209,19 +215,43 @@ def _few_pictures(data: Data) -> Iterator[Finding]:
 def check_model(model: nn.Module, data: Data, numerics: Numerics) -> list[Finding]:
     """Check what the network says about a few training pictures before training, and its gradients.
 
-    Runs one batch forward and backward in eval mode, not compiled; weights, buffers, gradients and training
-    flags stay as they are.
+    Runs one batch forward in training mode, and one forward and backward in eval mode, not compiled; weights,
+    buffers, gradients, training flags and torch's random numbers stay as they are.
     """
     images = data.normalize(numerics.lay_out(_spread(data.train.images, PROBED)))
     flags = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
+        with torch.no_grad(), numerics.autocast(), _buffers_kept(model):
+            said = {"training": _said(model.train(), images)} if len(images) > 1 else {}
         with torch.enable_grad(), numerics.autocast():
-            logits = model.forward(images)  # a call would compile for this batch size
-        return [*_outputs(logits, len(images), data.num_classes)] or [*_gradients(model, logits)]
+            said["evaluation"] = _said(model.eval(), images)
+        return [*_outputs(said, len(images), data.num_classes)] or [*_gradients(model, said["evaluation"])]
     finally:
         for module, training in flags:
             module.training = training
+
+
+@contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Give the model its buffers back afterwards, and torch its random numbers."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    devices = {buffer.device.index for buffer in chain(model.buffers(), model.parameters()) if buffer.is_cuda}
+    try:
+        with torch.random.fork_rng(devices=sorted(devices)):
+            yield
+    finally:
+        for buffer, before in buffers:
+            buffer.detach().copy_(before)
+
+
+def _said(model: nn.Module, images: Tensor) -> Any:
+    """Return what the model says, or the error that it raises."""
+    try:
+        return model.forward(images)  # a call would compile for this batch size
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a network can fail in any way
+        return error
 
 
 def _spread(images: Tensor, count: int) -> Tensor:
@@ -229,13 +259,22 @@ def _spread(images: Tensor, count: int) -> Tensor:
     return images[:: max(1, len(images) // count)][:count]
 
 
-def _outputs(logits: object, count: int, num_classes: int) -> Iterator[Finding]:
-    if not isinstance(logits, Tensor) or logits.shape != (count, num_classes):
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+def _outputs(said: Mapping[str, Any], count: int, num_classes: int) -> Iterator[Finding]:
+    wrong = {mode: logits for mode, logits in said.items() if not _is_logits(logits, count, num_classes)}
+    logits = said["evaluation"]
+    if wrong:
+        came = {mode: described(logits) for mode, logits in wrong.items()}
+        same = len(came) == len(said) and len(set(came.values())) == 1
+        got = next(iter(came.values())) if same else ", ".join(f"{came[mode]} in {mode}" for mode in came)
+        rows = [logits for logits in wrong.values() if isinstance(logits, Tensor) and logits.ndim == 2]
+        usable = len(rows) == len(wrong) and all(
+            r.is_floating_point() and r.shape[1] >= num_classes for r in rows
+        )
         yield Finding(
             "outputs",
             f"the model must return logits ({count}, {num_classes}), one a class, for {count} pictures, "
-            f"got {got}: give its last layer num_classes outputs and return them alone",
+            f"got {got}: {_mend(wrong)}",
+            always=not usable,
         )
     elif bool((logits >= 0).all() & ((logits.float().sum(1) - 1).abs() < 0.01).all()):
         yield Finding(
@@ -244,6 +283,20 @@ def _outputs(logits: object, count: int, num_classes: int) -> Iterator[Finding]:
             f"applies softmax again: the loss cannot fall below {_floor(num_classes):.2f}; remove the "
             "softmax at the end of the model",
         )
+
+
+def _is_logits(logits: Any, count: int, num_classes: int) -> bool:
+    if not isinstance(logits, Tensor) or logits.shape != (count, num_classes):
+        return False
+    return logits.is_floating_point() and not bool(logits.isnan().any())
+
+
+def _mend(wrong: Mapping[str, Any]) -> str:
+    if any(isinstance(logits, Exception) for logits in wrong.values()):
+        return "is data.image_size what it takes?"
+    if all(isinstance(logits, Tensor) and logits.isnan().any() for logits in wrong.values()):
+        return "look at how its weights are made, and for divisions by 0"
+    return "give its last layer num_classes outputs and return them alone"
 
 
 def _gradients(model: nn.Module, logits: Tensor) -> Iterator[Finding]:

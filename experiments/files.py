@@ -87,6 +87,18 @@ def make_folder(path: Path, key: str) -> None:
         raise OSError(f"{path} cannot be made: {reason}; give another place by {key}=<folder>") from error
 
 
+def check_links(folder: Path) -> None:
+    """Raise ValueError for a link below ``folder`` that leads out of it: what is written would land there."""
+    home = folder.resolve()
+    for parent, folders, files in os.walk(home):
+        for path in (Path(parent, name) for name in (*folders, *files)):
+            if path.is_symlink() and not path.resolve().is_relative_to(home):
+                raise ValueError(
+                    f"{path} leads out of the run folder, to {path.resolve()}: a run writes within its "
+                    "folder alone, so remove the link or put what it names in its place"
+                )
+
+
 def own(folder: Path) -> TextIO:
     """Lock ``folder`` for this process until the file returned is closed.
 

@@ -12,15 +12,24 @@ def main() -> None:
     parser.add_argument(
         "folder", type=Path, help="of a sweep, as in sweeps/<name>, or of a run, as in runs/<date>/<run>"
     )
-    folder = parser.parse_args().folder.resolve()
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="security.allowed_targets=[my_package.] for a run with a network of your own",
+    )
+    arguments = parser.parse_args()
+    folder = arguments.folder.resolve()
     with exit_codes():
-        if (folder / "config.yaml").exists():  # only a run has it
-            from experiments.tools.evaluation import redraw as write
-        else:
-            from experiments.sweep.report import write
-
         with user_mistakes():
-            paths = write(folder)
+            if (folder / "config.yaml").exists():  # only a run has it
+                from experiments.tools.evaluation import redraw
+
+                paths = redraw(folder, arguments.words)
+            else:
+                from experiments.sweep.report import write
+
+                paths = write(folder)
         print("\n".join(map(str, paths)))
 
 

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.cli import USER, UserError, command, exit_codes, one_line, signals, user_mistakes
 from experiments.config import arguments, words
-from experiments.config.compose import compose, compose_saved
+from experiments.config.compose import check_options, compose, compose_saved
 from experiments.config.effects import refuse_single
 from experiments.config.explain import explain
 from experiments.config.renamed import renew_config
@@ -47,6 +47,10 @@ def main() -> None:
         if args.resume is not None:
             _resume(args)
             return
+        with user_mistakes():
+            check_options(
+                args.overrides, config_name=args.config_name or "config", config_dir=args.config_dir
+            )
         shows = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
         if not shows and not args.multirun:
             with user_mistakes():

@@ -33,6 +33,7 @@ LATE = {
     ("cifar_core.explain.statistics", "scipy.stats.t"): "takes a second, for a comparison alone",
     ("cifar_core.explain.statistics", "scipy.stats.binom"): "the same",
     ("cifar_core.models.timm_bridge", "timm"): "an optional package",
+    ("cifar_core.train.checkpoint", "safetensors.torch.load_file"): "the same",
     ("cifar_core.report.analyse", "cifar_core.report.plots"): "matplotlib, not for the light level",
 }
 

@@ -1,7 +1,9 @@
 """Class activation maps of chosen pictures, and the module they are taken from."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 
 from cifar_core.data.split import Data, Split
 from cifar_core.explain.gradcam import cam_grid, evaluating, layer_gradients
+from cifar_core.explain.layout import Layout, layout
 from cifar_core.explain.predictions import Predictions
 
 BATCH_SIZE = 128  # pictures per backward pass, of up to 64x64; of larger ones as many pixels
@@ -33,24 +36,64 @@ class Cams:
 
 
 def cam_module(model: nn.Module, name: str, image_size: int) -> nn.Module:
-    """Find the module called `name`, whose output must be a grid (N, C, H, W) of more than one cell.
+    """Find the module called `name`, whose output must be a grid of more than one cell (`layout`).
 
-    Without a name it is the last one in the forward pass whose grid has at least 7 cells a side.
-    Runs one picture. Raises ValueError that lists the modules with a grid, nested at most once, or says that
-    the model does not take pictures of this size.
+    Without a name it is the last one in the forward pass whose grid (N, C, H, W) has at least 7 cells a side,
+    or, where tokens come later, what enters the last block of them: of a network that reads its class token
+    alone, the other tokens have no gradient after that. A module before any mixing of places is not taken.
+    Runs a few pictures. Raises ValueError that lists the modules with a grid, nested at most once, or says
+    that the model does not take pictures of this size.
     """
     grids = _grids(model, image_size)
-    if not name:
-        # The picture is square, so what is not has other axes: some transformers give (N, H, W, C).
-        square = {known: height for known, (height, width) in grids.items() if height == width}
-        large = [known for known, side in square.items() if side >= SMALLEST]
-        name = next(reversed(large or [*square]), "")
-    if name not in grids:
+    chosen = name or _default(model, grids, image_size)
+    if chosen not in grids:
         choices = ", ".join(known for known in grids if known.count(".") <= 1) or "none"
         raise ValueError(
             f"analysis.layer must be a module of the model with a grid, got {name!r}; it has: {choices}"
         )
-    return model.get_submodule(name)
+    return model.get_submodule(chosen)
+
+
+def _default(model: nn.Module, grids: dict[str, Layout], image_size: int) -> str:
+    """Return the name of the module to take where none is named; "" where none qualifies."""
+    square = {name: grid for name, grid in grids.items() if grid.height == grid.width}
+    tokens = {name: grid for name, grid in square.items() if grid.channels_last}
+    blocks = {name: grid for name, grid in tokens.items() if _enters(model, name, grids)}
+    channels_first = {name: grid for name, grid in square.items() if not grid.channels_last}
+    order = list(grids)
+    best = sorted((name for kind in (channels_first, blocks) for name in _best(kind)[:1]), key=order.index)
+    mixing = (n for n in [*reversed(best), *_best(tokens)] if _mixes(model, n, grids[n], image_size))
+    first = next(mixing, "")
+    # Of an untrained head that is zero nothing is reached, not even the first tokens.
+    if not first or first in channels_first or not _is_reached(model, next(iter(tokens)), image_size):
+        return first
+    return next((name for name in chain([first], mixing) if _is_reached(model, name, image_size)), "")
+
+
+def _best(grids: Mapping[str, Layout]) -> list[str]:
+    """Return the names of those with at least 7 cells a side, else of all, the last first."""
+    large = [name for name, grid in grids.items() if grid.height >= SMALLEST]
+    return [*reversed(large or [*grids])]
+
+
+def _is_reached(model: nn.Module, name: str, image_size: int) -> bool:
+    """Tell whether the logits depend on a module's cells; beside a class token they may not."""
+    pictures = _pictures(model, 1, image_size)
+    target = torch.zeros(1, dtype=torch.int64, device=pictures.device)
+    try:
+        _, (gradient,), _ = layer_gradients(model, model.get_submodule(name), pictures, [target])
+    except ValueError:
+        return False
+    return bool(gradient.any())
+
+
+def _enters(model: nn.Module, name: str, grids: Mapping[str, Layout]) -> bool:
+    """Tell whether a module is the first within one of the same grid, as the norm of a block is."""
+    parent = name.rpartition(".")[0]
+    if parent not in grids or grids[parent] != grids[name]:
+        return False
+    inside = [other for other in grids if other.startswith(f"{parent}.")]
+    return inside[0] == name and "norm" in type(model.get_submodule(name)).__name__.lower()
 
 
 def cams(
@@ -103,30 +146,70 @@ def _batch(
     return torch.stack(maps).cpu(), logits.argmax(1).cpu() == predictions.preds[rows]
 
 
-def _grids(model: nn.Module, image_size: int) -> dict[str, tuple[int, int]]:
-    """Return height and width, in cells, of each module's grid, in the order of the forward pass."""
-    grids: dict[str, tuple[int, int]] = {}
+def _grids(model: nn.Module, image_size: int) -> dict[str, Layout]:
+    """Return how each module's output is a grid, in the order of the forward pass."""
+    grids: dict[str, Layout] = {}
 
     def note(name: str, module: nn.Module, args: tuple, output: object) -> None:
         if isinstance(module, (nn.Dropout, nn.Softmax)):  # where attention passes, (N, heads, L, L)
             return
-        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1:
-            grids.setdefault(name, (output.shape[2], output.shape[3]))
+        if not isinstance(output, Tensor) or output.ndim not in (3, 4) or len(output) != 1:
+            return
+        try:
+            grid = layout(model, module, output, (image_size, image_size))
+        except ValueError:  # such as tokens that are no square
+            return
+        if grid.height * grid.width > 1:
+            grids.setdefault(name, grid)
 
-    hooks = [
-        module.register_forward_hook(partial(note, name)) for name, module in model.named_modules() if name
-    ]
-    parameter = next(model.parameters())
+    _run(
+        model,
+        {name: partial(note, name) for name, _ in model.named_modules() if name},
+        _pictures(model, 1, image_size),
+    )
+    return grids
+
+
+def _mixes(model: nn.Module, name: str, grid: Layout, image_size: int) -> bool:
+    """Tell whether a pixel changes more than one cell: before that, a cell has seen its own patch alone."""
+    seen: list[Tensor] = []
+
+    def note(module: nn.Module, args: tuple, output: Tensor) -> None:
+        seen.append(grid.grid(output))
+
+    for image in _pictures(model, 3, image_size).split(
+        1
+    ):  # one at a time, so that equal cells have equal bits
+        before = len(seen)
+        _run(model, {name: note}, image)
+        del seen[before + 1 :]  # of a layer that is called again
+    changed = (torch.cat(seen[1:]) != seen[0]).any(dim=1)  # (2, h, w)
+    return bool((changed.sum(dim=(1, 2)) > 1).any())
+
+
+def _run(model: nn.Module, notes: Mapping[str, Callable[..., None]], images: Tensor) -> None:
+    """Run pictures through the model in eval mode, with hooks."""
+    hooks = [model.get_submodule(name).register_forward_hook(note) for name, note in notes.items()]
     try:
         with torch.no_grad(), evaluating(model):
-            model(parameter.new_zeros(1, 3, image_size, image_size))
+            model(images)
     except (AssertionError, RuntimeError) as error:
         if type(error) not in (AssertionError, RuntimeError):  # such as a lack of memory
             raise
         raise ValueError(
-            f"the model must take pictures of {image_size}x{image_size}, but: {error}"
+            f"the model must take pictures of {images.shape[2]}x{images.shape[3]}, but: {error}"
         ) from error
     finally:
         for hook in hooks:
             hook.remove()
-    return grids
+
+
+def _pictures(model: nn.Module, count: int, image_size: int) -> Tensor:
+    """Return pictures of noise (count, 3, H, W); all but the first differ from it in one pixel each."""
+    parameter = next(model.parameters())
+    noise = torch.rand(3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    images = noise.to(parameter).repeat(count, 1, 1, 1)
+    for number in range(1, count):
+        place = max(0, image_size // 2 - number)  # two neighbours: one of them is at the edge of a patch
+        images[number, :, place, place] += 10
+    return images

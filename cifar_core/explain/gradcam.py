@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cifar_core.explain.layout import layout
+
 
 def grad_cam(
     model: nn.Module,
@@ -24,7 +26,8 @@ def grad_cam(
     """Return one map per target and picture, and the logits, from one forward pass.
 
     `images` are normalised (N, 3, H, W), `targets` label vectors (N,), `layer` a module of `model` that gives
-    (N, C, h, w); `method` is gradcam or gradcam++. Maps are float32 (len(targets), N, H, W) in [0, 1],
+    (N, C, h, w), (N, h, w, C) or tokens (N, L, C), of which a class token is left out; `method` is gradcam or
+    gradcam++. Maps are float32 (len(targets), N, H, W) in [0, 1],
     logits float32 (N, K). The model computes in eval mode and is left as it was, without new gradients.
     """
     grids, logits = cam_grids(model, layer, images, targets, method=method)
@@ -80,8 +83,10 @@ def layer_gradients(
     """
     _check_shapes(images, targets)
     leaf, logits = _forward_from_leaf(model, layer, images)
-    gradients = [_logit_gradient(logits, target.to(logits.device), leaf) for target in targets]
-    return leaf.detach().float(), gradients, logits.detach().float()
+    height, width = images.shape[-2:]
+    grid = layout(model, layer, leaf, (height, width)).grid
+    gradients = [grid(_logit_gradient(logits, target.to(logits.device), leaf)) for target in targets]
+    return grid(leaf.detach().float()), gradients, logits.detach().float()
 
 
 @contextmanager
@@ -102,9 +107,7 @@ def _forward_from_leaf(model: nn.Module, layer: nn.Module, images: Tensor) -> tu
     def cut(_module: nn.Module, _args: Any, output: Any) -> Tensor | None:
         if leaves:
             return None
-        if not isinstance(output, Tensor) or output.ndim != 4:
-            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ValueError(f"layer must give a tensor (N, C, h, w), got {got} from {type(layer).__name__}")
+        layout(model, layer, output, (images.shape[-2], images.shape[-1]))
         # A copy, since an inference tensor cannot require gradients.
         leaves.append(output.clone().requires_grad_())
         torch.set_grad_enabled(True)  # until the surrounding no_grad ends
@@ -119,6 +122,9 @@ def _forward_from_leaf(model: nn.Module, layer: nn.Module, images: Tensor) -> tu
     if not leaves:
         kind = type(layer).__name__
         raise ValueError(f"layer must take part in the (uncompiled) model's forward pass, got {kind}")
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"the model must return logits (N, K) alone in eval mode, got {got}")
     return leaves[0], logits
 
 

@@ -1,6 +1,6 @@
 """Logits, loss and accuracy of a split."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -34,9 +34,33 @@ def predict(
     for images in split.images.split(batch_size):
         between_batches()
         with numerics.autocast():
-            logits.append(forward(data.normalize(numerics.lay_out(images))).float())
+            logits.append(check_logits(forward(data.normalize(numerics.lay_out(images)))).float())
     model.train(training)
     return torch.cat(logits) if logits else torch.zeros(0, data.num_classes, device=split.images.device)
+
+
+def described(output: object) -> str:
+    """Say in a few words what a model returned, or what it raised."""
+    if isinstance(output, Tensor):
+        shape, dtype = tuple(output.shape), str(output.dtype).removeprefix("torch.")
+        if not output.is_floating_point():
+            return f"{shape} of {dtype}"
+        return f"{shape} with NaN" if bool(output.isnan().any()) else f"{shape}"
+    if isinstance(output, Exception):
+        return f"{type(output).__name__} ({' '.join(str(output).split())[:200]})"
+    kind = type(output).__name__
+    if isinstance(output, Mapping):
+        return f"{kind} of {', '.join(map(str, output))}"
+    if isinstance(output, tuple | list):
+        return f"{kind} of {len(output)} ({', '.join(described(each) for each in output[:3])})"
+    return kind
+
+
+def check_logits(logits: object) -> Tensor:
+    """Return ``logits``; raise ValueError unless they are a tensor (N, K) and nothing else."""
+    if isinstance(logits, Tensor) and logits.ndim == 2:
+        return logits
+    raise ValueError(f"the model must return logits (N, K) alone, got {described(logits)}")
 
 
 def evaluate(

@@ -188,7 +188,13 @@ def scheduler(cfg: DictConfig, optimizer: Optimizer, *, steps_per_epoch: int) ->
 
 def cam_module(cfg: DictConfig, model: nn.Module, image_size: int) -> nn.Module:
     """Return the module whose grid the CAM uses: `analysis.layer`, or else the model's own."""
-    return cams.cam_module(model, cfg.analysis.layer or cfg.model.get("cam_layer", ""), image_size)
+    try:
+        return cams.cam_module(model, cfg.analysis.layer or cfg.model.get("cam_layer", ""), image_size)
+    except ValueError as error:
+        if "must take pictures" not in str(error) or "options" not in cfg.model:
+            raise
+        fix = f"+model.options.img_size={image_size} +model.options.patch_size=4"
+        raise ValueError(f"{error} A transformer of timm may want {fix}") from error
 
 
 def tracker(cfg: DictConfig, out_dir: Path, name: str, protocol: str, commit: str = "") -> Tracker:

@@ -14,6 +14,7 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -21,10 +22,10 @@ from experiments.cli import command
 from experiments.config import schema, words
 from experiments.config.check import check
 from experiments.config.explain import explain, unknown
-from experiments.config.laws import check_unread
+from experiments.config.laws import check_hydra, check_unread
 from experiments.config.renamed import renew_config
 from experiments.config.values import check_words, ours, plain
-from experiments.files import CONF, flatten
+from experiments.files import CONF, check_links, flatten
 
 ALLOWED = "security.allowed_targets"
 _conf = ContextVar("conf", default=CONF)  # the folder that is composed from
@@ -71,6 +72,19 @@ def compose(
     return cfg
 
 
+def check_options(overrides: Sequence[str], *, config_name: str, config_dir: str | None) -> None:
+    """Raise ValueError where a further folder of options has Hydra itself call code, before it does."""
+    if not config_dir and not any(word.lstrip("+").startswith("hydra.searchpath=") for word in overrides):
+        return
+    more = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+    with _initialized(CONF) as loader, _explained():
+        cfg = loader.compose_config(
+            config_name, [*more, *overrides], RunMode.MULTIRUN, validate_sweep_overrides=False
+        )
+    values: Any = OmegaConf.to_container(cfg.hydra, resolve=False)
+    check_hydra(values)
+
+
 def compose_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
     """Return the configuration saved in a run folder, changed by ``overrides`` and checked.
 
@@ -79,6 +93,7 @@ def compose_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
     """
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(_no_run(folder))
+    check_links(folder)
     _check_plain(folder / "config.yaml")
     saved = _compose(folder.resolve(), "config", overrides)
     if not trusting(overrides):
@@ -145,15 +160,28 @@ def _check_single(cfg: DictConfig, overrides: Sequence[str]) -> None:
 
 def _compose(folder: Path, name: str, overrides: Sequence[str], *, hydra_too: bool = False) -> DictConfig:
     words.check(overrides)
+    with _initialized(folder), _explained():
+        return hydra.compose(name, list(overrides), return_hydra_config=hydra_too)
+
+
+@contextmanager
+def _initialized(folder: Path) -> Iterator[Any]:
+    """Give Hydra ``folder`` to compose from; afterwards the one that it had."""
     outer = GlobalHydra.instance().hydra  # set while Hydra itself calls us, as in a sweep
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(folder), version_base="1.3"):
-            return hydra.compose(name, list(overrides), return_hydra_config=hydra_too)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ValueError(explain(error)) from error
+            yield GlobalHydra.instance().hydra
     finally:
         GlobalHydra.instance().hydra = outer
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ValueError(explain(error)) from error
 
 
 @functools.cache

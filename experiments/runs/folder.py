@@ -17,7 +17,7 @@ import yaml
 from experiments.cli import command
 from experiments.config.renamed import completed, renew
 from experiments.config.values import asks_for_constants
-from experiments.files import flatten, make_folder, own, read_json, write_json, write_text
+from experiments.files import check_links, flatten, make_folder, own, read_json, write_json, write_text
 
 CHECKPOINTS = ("best", "last")  # names of those that may be read back
 # Keys that may differ when a run is taken up again: where it runs, what is shown or kept of it.
@@ -61,8 +61,12 @@ class RunFolder:
         self.analysis = self.path / "analysis"
 
     def open(self) -> None:
-        """Create and lock the folder and start run.log; raise ValueError where another process has it."""
+        """Create and lock the folder and start run.log; raise ValueError where another process has it.
+
+        Also for a link that leads out of it.
+        """
         make_folder(self.path, "hydra.run.dir")
+        check_links(self.path)
         self._was_empty, self._has_epochs = not any(self.path.iterdir()), False
         try:
             self._lock = own(self.path)

@@ -25,8 +25,9 @@ class Watch:
         self.logged: set[str] = set()
 
     def check_start(self, state: TrainState, augment: Callable[..., Tensor]) -> None:
-        """Check data, network and augmentation."""
+        """Check data, network and augmentation; what the network returns whatever the policy."""
         if self.policy == "off":
+            self._act(guards.check_model(state.model, self.data, state.numerics))
             return
         self.start, self.start_step = guards.fingerprint(state.model), state.step
         self._act(guards.check_data(self.data))

@@ -7,7 +7,9 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from cifar_core.data.sources import load_data
+from cifar_core.explain.gradcam import evaluating
 from cifar_core.train.checkpoint import load, start_from, weights_in
+from cifar_core.train.predict import check_logits
 from experiments.config import build
 from experiments.config.values import asks_for_constants, plain, settings
 from experiments.files import read_json
@@ -54,7 +56,19 @@ def trained_model(
         start_from(model, weights, new_head=False)
     except ValueError as error:
         raise ValueError(f"{path}, {cfg.model._target_}, {num_classes} classes: {error}") from error
+    _check_answer(model, cfg.data.image_size)
     return model, epoch
+
+
+def _check_answer(model: nn.Module, image_size: int) -> None:
+    """Raise ValueError where the network returns something else than logits, or takes no such pictures."""
+    try:
+        with torch.no_grad(), evaluating(model):
+            check_logits(model(torch.zeros(1, 3, image_size, image_size)))
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(
+            f"the model must take pictures of {image_size}x{image_size}, but: {error}"
+        ) from error
 
 
 def _weights(path: Path) -> tuple[dict[str, Tensor], int]:

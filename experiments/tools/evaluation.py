@@ -159,8 +159,10 @@ def evaluate(asked: Request, out: Path | None = None) -> tuple[Path, dict[str, A
     return out_dir, record
 
 
-def redraw(folder: Path) -> list[Path]:
+def redraw(folder: Path, words: Sequence[str] = ()) -> list[Path]:
     """Write the analysis of a run anew, as after one that failed; return its report.
+
+    ``words`` may allow code of one's own (`compose.trusting`).
 
     Raises ValueError where the run has not read its pictures, or is at work in another process.
     """
@@ -168,12 +170,13 @@ def redraw(folder: Path) -> list[Path]:
     if result is None or not result.metrics or result.status == "pruned":
         status = "unfinished" if result is None else result.status
         raise ValueError(f"{folder} must hold a run with its figures to draw them, but it is {status}")
+    asked = request(folder, trusting(words))
     try:
         lock = own(folder)
     except BlockingIOError as owner:
         raise ValueError(f"{folder} is in use by {owner}, which draws it itself") from None
     with lock:
-        out_dir, _ = evaluate(request(folder, []), folder / "analysis")
+        out_dir, _ = evaluate(asked, folder / "analysis")
         dataclasses.replace(result, analysis_error="").write(folder)
     return [out_dir / "report.html"]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from cifar_core import guards
 from cifar_core.train.lr_range import (
     NoSuggestionError,
     RangeTest,
@@ -63,6 +64,9 @@ def _range_test(cfg: DictConfig, search: Search) -> RangeTest:
     with user_mistakes():
         built = build.training(cfg, options)
         check_range(built.state.optimizer, **dataclasses.asdict(search))
+    for finding in guards.check_model(built.state.model, built.data, built.state.numerics):
+        if finding.always:
+            raise GuardStop(f"{finding.guard}: {finding.message}")
     with signals.deferred():
         return lr_range_test(
             built.state,

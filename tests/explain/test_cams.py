@@ -177,9 +177,9 @@ class Attention(nn.Module):
         return self.fc((attention @ values).mean(dim=(1, 2)))
 
 
-def test_without_a_name_neither_attention_nor_channels_pass_for_a_grid():
-    model = Attention()
-    assert cam_module(model, "", 32) is model.patches
+def test_without_a_name_neither_attention_nor_patches_are_taken():
+    with pytest.raises(ValueError, match="got ''; it has: patches, norm$"):  # neither has seen its neighbours
+        cam_module(Attention(), "", 32)
 
 
 def test_a_model_for_another_size_is_told_in_one_line():

@@ -392,7 +392,7 @@ def test_wrong_layers_are_refused():
     model = small_net()
     with pytest.raises(ValueError, match="forward pass, got Conv2d"):
         grad_cam(model, nn.Conv2d(3, 3, 3), pictures(), TARGETS)
-    with pytest.raises(ValueError, match=r"\(N, C, h, w\), got \(4, 12\) from Flatten"):
+    with pytest.raises(ValueError, match=r"or \(N, L, C\), got \(4, 12\) from Flatten"):
         grad_cam(model, model[9], pictures(), TARGETS)
 
 

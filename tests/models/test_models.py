@@ -503,9 +503,9 @@ def test_an_unknown_timm_name_is_told_with_its_neighbours():
     ("name", "options", "layer"),
     [
         ("resnet18", {}, "layer1"),
-        ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 4}, "patch_embed.proj"),
-        # windows of 4x4 pixels have square attention maps, and features are (N, H, W, C)
-        ("swin_tiny_patch4_window7_224", {"img_size": 32}, "patch_embed.proj"),
+        ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 4}, "blocks.11.norm1"),
+        # features are (N, H, W, C), 8 cells a side in the first stage
+        ("swin_tiny_patch4_window7_224", {"img_size": 32}, "layers.0.blocks.1.norm1"),
     ],
 )
 def test_grad_cam_finds_a_layer_of_timm_models(name, options, layer):

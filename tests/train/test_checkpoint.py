@@ -1,9 +1,11 @@
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -146,3 +148,110 @@ def test_start_from_refuses_another_model(trained, model, message):
     with pytest.raises(ValueError, match=message):
         checkpoint.start_from(model, trained.state_dict(), new_head=True)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def wrapped(prefix):
+    return lambda state: {f"{prefix}{name}": value for name, value in state.items()}
+
+
+LIGHTNING = {"loss.weight": torch.ones(3), "train_acc.total": torch.tensor(0)}
+FOREIGN = {
+    "a state dict": lambda state: state,
+    "kuangliu": lambda state: {"net": wrapped("module.")(state), "acc": 95.1, "epoch": 3},
+    "an accuracy of NumPy": lambda state: {"net": state, "acc": np.float64(95.1), "n": np.int64(3)},
+    "PyTorch's ImageNet example": lambda state: {
+        "epoch": 3,
+        "arch": "x",
+        "state_dict": wrapped("module.")(state),
+        "best_acc1": torch.tensor(0.9),
+    },
+    "PyTorch's tutorial": lambda state: {"epoch": 3, "model_state_dict": state, "loss": 0.1},
+    "torch.compile": wrapped("_orig_mod."),
+    "torch.compile around DDP": wrapped("_orig_mod.module."),
+    "a compiled part": lambda state: {name.replace(".", "._orig_mod.", 1): v for name, v in state.items()},
+    "Lightning": lambda state: {"state_dict": wrapped("model.")(state) | LIGHTNING, "global_step": 9},
+    "Lightning, compiled": lambda state: {"state_dict": wrapped("net._orig_mod.")(state)},
+    "a backbone": wrapped("backbone."),
+    "timm": lambda state: {"state_dict": wrapped("nonsense.")(state), "state_dict_ema": state},
+    "an average beside": lambda state: {"model": {"x": torch.ones(1)}, "ema": state},
+    "nested": lambda state: {"state": {"model": {"state_dict": wrapped("module.")(state)}}},
+    "a profiler's counts": lambda state: (
+        state | {"total_ops": torch.zeros(1), "0.total_params": torch.zeros(1)}
+    ),
+    "before num_batches_tracked": lambda state: {k: v for k, v in state.items() if "num_batches" not in k},
+    "half": lambda state: {name: value.half() for name, value in state.items()},
+    "bfloat16": lambda state: {name: value.bfloat16() for name, value in state.items()},
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_the_checkpoints_of_other_training_scripts_are_read(trained, tmp_path, kind):
+    torch.save(FOREIGN[kind](trained.state_dict()), tmp_path / "other.ckpt")
+    model = net(3)
+    assert (
+        checkpoint.start_from(model, checkpoint.model_weights(tmp_path / "other.ckpt"), new_head=True) == ""
+    )
+    tolerance = 1e-2 if kind in ("half", "bfloat16") else 0
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter, trained.get_parameter(name), atol=tolerance, rtol=tolerance)
+        assert parameter.dtype == torch.float32
+
+
+def test_safetensors_are_read(trained, tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    safetensors.save_file(wrapped("model.")(trained.state_dict()), tmp_path / "model.safetensors")
+    model = net(5)
+    weights = checkpoint.model_weights(tmp_path / "model.safetensors")
+    assert checkpoint.start_from(model, weights, new_head=True) == "3"
+    assert torch.equal(model[0].weight, trained[0].weight)
+    (tmp_path / "torn.safetensors").write_bytes(b"torn")
+    with pytest.raises(OSError, match=r"torn\.safetensors is not a readable checkpoint"):
+        checkpoint.model_weights(tmp_path / "torn.safetensors")
+
+
+def test_the_model_may_have_a_name_that_looks_like_a_wrapper(tmp_path):
+    model = nn.Sequential()
+    model.add_module("model", net(3))
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "own.pt")
+    again = nn.Sequential()
+    again.add_module("model", net(3))
+    checkpoint.start_from(again, checkpoint.model_weights(tmp_path / "own.pt"), new_head=False)
+    assert torch.equal(again.state_dict()["model.3.bias"], model.state_dict()["model.3.bias"])
+
+
+def test_numbers_of_numpy_become_those_of_python(tmp_path):
+    numbers = [np.float64(0.25), np.float32(-2), np.int64(-7), np.uint8(200), np.bool_(True), np.float16(1.5)]
+    big = np.array([1.5], dtype=">f8")[0]
+    torch.save({"numbers": [*numbers, big]}, tmp_path / "numbers.pt")
+    read = checkpoint.load(tmp_path / "numbers.pt")["numbers"]
+    assert read == [0.25, -2.0, -7, 200, True, 1.5, 1.5]
+    assert {type(number) for number in read} == {float, int, bool}
+
+
+def test_arrays_of_objects_and_other_kinds_are_not_rebuilt(tmp_path):
+    for number, value in enumerate((np.array([{}], dtype=object), np.datetime64("2020-01-01"), np.str_("x"))):
+        torch.save({"value": value}, tmp_path / f"{number}.pt")
+        with pytest.raises(OSError, match="is not a readable checkpoint"):
+            checkpoint.load(tmp_path / f"{number}.pt")
+
+
+@pytest.mark.parametrize("content", [lambda: net(3), lambda: {"model": net(3)}])
+def test_a_pickled_network_is_refused_with_what_to_do(tmp_path, content):
+    torch.save(content(), tmp_path / "whole.pt")
+    with pytest.raises(OSError, match=r"it holds torch\.nn\.\S+, code .*state_dict\(\), path\)$") as told:
+        checkpoint.model_weights(tmp_path / "whole.pt")
+    assert not re.search(r"[\n\x1b]", str(told.value))
+
+
+def test_names_that_do_not_fit_are_told_on_both_sides(trained):
+    weights = {name.replace("0.", "stem.conv."): value for name, value in trained.state_dict().items()}
+    with pytest.raises(ValueError, match="the file has 2 that the model lacks: stem.conv.weight, ") as told:
+        checkpoint.start_from(net(3), weights, new_head=True)
+    assert "the model has 2 that the file lacks: 0.weight, 0.bias" in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_what_a_file_without_weights_holds_is_told(tmp_path):
+    torch.save({"epoch": 3, "optimizer": {"state": {}}}, tmp_path / "other.pt")
+    with pytest.raises(OSError, match=r"it has epoch \(int\), optimizer \(dict\)$"):
+        checkpoint.model_weights(tmp_path / "other.pt")
