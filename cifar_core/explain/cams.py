@@ -42,7 +42,7 @@ def cam_module(model: nn.Module, name: str, image_size: int) -> nn.Module:
     or, where tokens come later, what enters the last block of them: of a network that reads its class token
     alone, the other tokens have no gradient after that. A module before any mixing of places is not taken.
     Runs a few pictures. Raises ValueError that lists the modules with a grid, nested at most once, or says
-    that the model does not take pictures of this size.
+    that no answer depends on the one named, or that the model does not take pictures of this size.
     """
     grids = _grids(model, image_size)
     chosen = name or _default(model, grids, image_size)
@@ -51,6 +51,13 @@ def cam_module(model: nn.Module, name: str, image_size: int) -> nn.Module:
         raise ValueError(
             f"analysis.layer must be a module of the model with a grid, got {name!r}; it has: {choices}"
         )
+    if name and grids[name].channels_last and not _is_reached(model, name, image_size):
+        default = _default(model, grids, image_size)
+        if default and _is_reached(model, default, image_size):  # of a head that is still zero nothing is
+            raise ValueError(
+                f"analysis.layer must be a module whose cells the answer depends on, got {name!r}, after which "
+                f"other tokens decide; {default} is one"
+            )
     return model.get_submodule(chosen)
 
 

@@ -134,6 +134,15 @@ def test_tokens_that_count_for_nothing_are_not_the_default():
     assert cam_module(model, "", 32) is model.last
 
 
+@NEEDS_TIMM
+def test_a_layer_that_no_answer_depends_on_is_refused_with_one_that_does():
+    model = built(*VIT)
+    with pytest.raises(ValueError, match=r"got 'blocks\.1', after which .*; blocks\.1\.norm1 is one"):
+        cam_module(model, "blocks.1", 32)
+    nn.init.zeros_(model.get_submodule("head").weight)  # as in a fresh network: nothing can be told
+    assert cam_module(model, "blocks.1", 32) is model.get_submodule("blocks.1")
+
+
 def test_before_any_mixing_of_places_nothing_is_the_default():
     model = Tokens(mean=True, mixing=False)
     with pytest.raises(
