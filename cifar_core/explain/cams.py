@@ -55,7 +55,7 @@ def cam_module(model: nn.Module, name: str, image_size: int) -> nn.Module:
         default = _default(model, grids, image_size)
         if default and _is_reached(model, default, image_size):  # of a head that is still zero nothing is
             raise ValueError(
-                f"analysis.layer must be a module whose cells the answer depends on, got {name!r}, after which "
+                f"analysis.layer must be one whose cells the answer depends on, got {name!r}, after which "
                 f"other tokens decide; {default} is one"
             )
     return model.get_submodule(chosen)
