@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--filter", help="add the runs that MLflow's search finds; '' finds all")
     parser.add_argument("--uri", help="MLflow's store (MLFLOW_TRACKING_URI, else mlflow.db of the project)")
     parser.add_argument("--experiment", help="search this MLflow experiment only")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if not arguments.folders and arguments.filter is None:
         parser.error("name at least one folder, or give --filter")
     if arguments.filter is None and (arguments.uri or arguments.experiment):

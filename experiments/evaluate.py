@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="default: <run folder>/evaluations/<what was evaluated>"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     from experiments.tools.evaluation import evaluate, lines, request
 
     logging.basicConfig(format="%(message)s")

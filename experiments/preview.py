@@ -20,7 +20,7 @@ def main() -> None:
     )
     parser.add_argument("overrides", nargs="*", help="as for experiments.run: aug=cutout data=digits ...")
     parser.add_argument("--out", type=Path, default=Path("preview"), help="folder for the sheets")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     from experiments.tools.preview import preview
 
     with exit_codes():

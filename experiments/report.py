@@ -18,7 +18,7 @@ def main() -> None:
         metavar="KEY=VALUE",
         help="security.allowed_targets=[my_package.] for a run with a network of your own",
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     folder = arguments.folder.resolve()
     with exit_codes():
         with user_mistakes():

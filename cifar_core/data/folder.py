@@ -76,8 +76,9 @@ def scan(root: Path, *, judge: bool = False) -> Folder:
     }
     first = next(iter(folders))
     classes = tuple(sorted(folders[first]))
-    if len(classes) < (1 if judge and first == "test" else 2):
-        raise ValueError(_too_few(getattr(found, first), classes, found.train == root))
+    least = 1 if judge and first == "test" else 2
+    if len(classes) < least:
+        raise ValueError(_too_few(getattr(found, first), classes, least, found.train == root))
     for split in folders.keys() - {first}:
         _check_known(getattr(found, split), folders[split], getattr(found, first), classes)
     notes: list[str] = []
@@ -165,16 +166,22 @@ def _layout_notes(root: Path, found: layout.Layout) -> Iterator[str]:
     if any(path != root and path != root / split for split, path in named):
         told = ", ".join(f"{path.relative_to(root).as_posix()}/ is {split}" for split, path in named)
         yield f"splits of {root}: {told}"
+    if root in (found.train, found.test) and (same := layout.alike(root)):
+        yield (
+            f"every folder of {root} is a class, though all hold the same folders ({_some(same)}): "
+            "if they are splits, name them train/, val/ and test/"
+        )
     if found.unread:
         yield f"not read, beside the splits of {root}: {_some([f'{name}/' for name in found.unread])}"
     for name, count in found.beside.items():
         yield f"not read: {count} pictures of {root / name} that lie in no class folder"
 
 
-def _too_few(path: Path, classes: Sequence[str], flat: bool) -> str:
+def _too_few(path: Path, classes: Sequence[str], least: int, flat: bool) -> str:
     below = layout.subfolders(path / classes[0]) if flat and classes else []
     hint = f"; is it data.root={path / classes[0]}?" if len(below) > 1 else ""
-    return f"{path} must hold at least 2 class folders, got {len(classes)}: {list(classes)}{hint}"
+    folders = "class folders" if least > 1 else "class folder"
+    return f"{path} must hold at least {least} {folders}, got {len(classes)}: {list(classes)}{hint}"
 
 
 def _classes(split: Path) -> dict[str, Path]:
@@ -241,6 +248,7 @@ def _pictures(
         elif is_picture(name) and (stat := _stat(entry)):
             yield FileStamp.of(prefix + name, stat)
         elif name.lower() not in JUNK:
+            layout.check_link(entry)
             passed[
                 "that are no files" if is_picture(name) else Path(name).suffix.lower() or "without suffix"
             ] += 1

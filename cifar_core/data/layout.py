@@ -73,9 +73,15 @@ def subfolders(folder: Path) -> list[Path]:
     for entry in visible(folder):
         if is_folder(entry):
             folders.append(folder / entry.name)
-        elif entry.is_symlink() and not os.path.exists(entry.path) and "." not in entry.name:
-            raise ValueError(f"{entry.path} is a link that leads nowhere: mend or remove it")
+        else:
+            check_link(entry)
     return folders
+
+
+def check_link(entry: os.DirEntry[str]) -> None:
+    """Raise ValueError for a link that leads nowhere and, having no suffix, was one to a folder."""
+    if entry.is_symlink() and not os.path.exists(entry.path) and "." not in entry.name:
+        raise ValueError(f"{entry.path} is a link that leads nowhere: mend or remove it")
 
 
 def find(root: Path, *, judge: bool = False) -> Layout:
@@ -89,6 +95,7 @@ def find(root: Path, *, judge: bool = False) -> Layout:
     folders = subfolders(root)
     claims = _claims(folders)
     if not _are_splits(claims, folders):
+        _check_classes(root, folders)
         return _layout(root, {"test" if judge else "train": root}, [])
     for split, some in claims.items():
         if len(some) > 1:
@@ -100,6 +107,14 @@ def find(root: Path, *, judge: bool = False) -> Layout:
         used = {"test": used.get("test") or used["val"]}
     _check(root, used, unread, {split: folder.name for split, (folder,) in claims.items()}, judge)
     return _layout(root, used, unread)
+
+
+def alike(root: Path) -> list[str]:
+    """Return the names of the folders that all folders of `root` hold, [] where not all hold the same few."""
+    first, *others = subfolders(root)
+    names = [inner.name for inner in subfolders(first)]
+    same = len(names) > 1 and all([inner.name for inner in subfolders(other)] == names for other in others)
+    return names if same and others else []
 
 
 def _claims(folders: Sequence[Path]) -> dict[str, list[Path]]:
@@ -124,6 +139,22 @@ def _are_splits(claims: dict[str, list[Path]], folders: Sequence[Path]) -> bool:
     return bool(alone.get("test") or any(map(subfolders, alone.get("val", [])))) or (
         bool(folders) and len(named) == len(folders)
     )
+
+
+def _check_classes(root: Path, folders: Sequence[Path]) -> None:
+    """Raise ValueError where the splits lie within the classes, whose test pictures would be trained on."""
+    common = set(NAMES)
+    for folder in folders:
+        common &= {
+            split for split, whole in (split_named(inner.name) for inner in subfolders(folder)) if whole
+        }
+        if not common:
+            return
+    if len(folders) > 1 < len(common):
+        raise ValueError(
+            f"each class folder of {root} holds split folders ({', '.join(sorted(common))}): put the splits "
+            "above the classes, as train/<class>, or rename these folders"
+        )
 
 
 def _check(

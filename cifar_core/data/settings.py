@@ -57,8 +57,9 @@ class DataSettings:
     cache: str = field(default_factory=lambda: os.environ.get("CIFAR_CACHE", "~/.cache/cifar/decoded"))
     download: bool = True  # fetch what is missing from the network
     image_size: int = 32  # pixels a side; other sizes are resized once
-    # What transparent pictures of a folder are laid over, per channel, 0-255.
-    background: list[int] = field(default_factory=lambda: [255, 255, 255])
+    # What transparent pictures of a folder are laid over, per channel, whole numbers of 0-255; Any, so that a
+    # word gets this law's line.
+    background: Any = field(default_factory=lambda: [255, 255, 255])
     white: float = 0  # the value that is white in pictures of more than 8 bits; 0 = as the file type says
     # Per channel, 0-255, or AUTO; Any, as OmegaConf has no type for "a list or a word".
     mean: Any = field(default_factory=lambda: [125.3, 123.0, 113.9])
@@ -110,10 +111,13 @@ class DataSettings:
             values, key = getattr(self, key), f"data.{key}"
             if values == AUTO and key != "data.background":
                 continue
-            which = "auto or three numbers" if isinstance(values, str) else "three numbers"
+            word = isinstance(values, str) and key != "data.background"
+            which = "auto or three numbers" if word else "three numbers"
             law(_are_three(values), key, f"{which}, one a channel", values)
             law(all(0 <= v <= 255 for v in values), key, "between 0 and 255", values)
         law(0 <= self.white < math.inf, "data.white", "0 or above", self.white)
+        whole = all(type(value) is int for value in self.background)
+        law(whole, "data.background", "whole numbers", self.background)
         files = self.source == "folder"
         law(
             files or list(self.background) == [255] * 3,

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from cifar_core.data import cifar, folder
+from cifar_core.data import cifar, folder, layout
 from cifar_core.data.cache import Decoded, Pictures, cached, fingerprint
 from cifar_core.data.normalisation import constants
 from cifar_core.data.picture import PLAIN, Reading
@@ -130,12 +131,27 @@ def _folder(settings: DataSettings) -> tuple[Decoded, str]:
     return _pictures_of(settings, judge=False)
 
 
+def _check_cache(root: Path, cache: Path, judge: bool) -> None:
+    """Raise ValueError where the cache would be a class of its own from the second run on."""
+    below = Path(os.path.relpath(cache.resolve(), root.resolve())).parts
+    if not root.is_dir() or (below and below[0].startswith(".")):  # outside, or hidden
+        return
+    found = layout.find(root, judge=judge)
+    if root in (found.train, found.test):
+        raise ValueError(
+            f"data.cache must not lie among the class folders of data.root, got {cache}: give one elsewhere, "
+            f"or a hidden one, data.cache={root / '.cache'}"
+        )
+
+
 def _folder_to_judge(settings: DataSettings) -> tuple[Decoded, str]:
     return _pictures_of(settings, judge=True)
 
 
 def _pictures_of(settings: DataSettings, *, judge: bool) -> tuple[Decoded, str]:
-    listed = folder.scan(Path(settings.root).expanduser(), judge=judge)
+    root = Path(settings.root).expanduser()
+    _check_cache(root, _cache(settings), judge)
+    listed = folder.scan(root, judge=judge)
     for note in listed.notes:
         log.warning("%s", note)
     if listed.test is None:

@@ -243,3 +243,23 @@ def test_a_network_is_judged_on_whatever_is_there(tmp_path):
     assert counts(usual) == {"train": 4, "val": 4}
     with pytest.raises(FileNotFoundError, match="holds no pictures"):
         scan(make(tmp_path / "none", "cat/"), judge=True)
+
+
+def test_splits_below_the_classes_are_refused(tmp_path):
+    make(tmp_path, "cat/train", "cat/test", "dog/train", "dog/test", "dog/more")
+    with pytest.raises(ValueError, match=r"each class folder of .* holds split folders \(test, train\)"):
+        scan(tmp_path)
+
+
+def test_classes_that_all_hold_the_same_folders_are_told_to_be_classes(tmp_path):
+    (note,) = scan(make(tmp_path / "a", *of("prueba", "entrenamiento"))).notes
+    assert "all hold the same folders (cat, dog): if they are splits, name them train/" in note
+    assert not scan(make(tmp_path / "b", "cat/front", "cat/back", "dog/front")).notes
+    assert not scan(make(tmp_path / "c", *of("train", "test"))).notes
+
+
+def test_a_link_below_a_class_that_leads_nowhere_is_refused(tmp_path):
+    make(tmp_path, "cat", "dog")
+    (tmp_path / "cat" / "more").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(ValueError, match=r"cat/more is a link that leads nowhere: mend or remove it"):
+        scan(tmp_path)

@@ -85,6 +85,14 @@ def test_settings_share_no_list():
             "data.background must be three numbers, one a channel, got [0, 0]",
         ),
         (
+            {"source": "folder", "root": "r", "background": "black"},
+            "data.background must be three numbers, one a channel, got 'black'",
+        ),
+        (
+            {"source": "folder", "root": "r", "background": [0.5, 0, 0]},
+            "data.background must be whole numbers, got [0.5, 0, 0]",
+        ),
+        (
             {"source": "folder", "root": "r", "background": [0, 0, 256]},
             "data.background must be between 0 and 255, got [0, 0, 256]",
         ),

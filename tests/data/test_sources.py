@@ -327,3 +327,22 @@ def test_pictures_that_change_while_they_are_read_are_not_kept(tmp_path, monkeyp
     with pytest.raises(OSError, match="was changed while its pictures were read"):
         load_data(settings("folder", tmp_path))
     assert len(load_data(settings("folder", tmp_path)).test) == 4
+
+
+def test_a_cache_that_would_become_a_class_is_refused_from_the_first_run_on(tmp_path):
+    root = folder_of(tmp_path)
+    for cache in (root, root / "cache", root / "cache" / "deep"):
+        with pytest.raises(ValueError, match="data.cache must not lie among the class folders of data.root"):
+            load_data(DataSettings("folder", root=str(root), cache=str(cache), image_size=8))
+    for cache in (root / ".cache", root.parent / "cache"):
+        for _ in range(2):
+            data = load_data(DataSettings("folder", root=str(root), cache=str(cache), image_size=8))
+            assert data.classes == ("a", "b")
+
+
+def folder_of(path: Path) -> Path:
+    for name in "ab":
+        (path / "root" / name).mkdir(parents=True)
+        for i in range(10):
+            Image.new("RGB", (8, 8), (i, ord(name), 9)).save(path / "root" / name / f"{i}.png")
+    return path / "root"
