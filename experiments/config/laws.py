@@ -18,6 +18,7 @@ ENVIRONMENT = ("CIFAR_", "SLURM_")  # what others may begin with
 SECRETS = ("SLURM_JWT",)  # ... but these
 HYDRA_CALLS = ("hydra._internal.core_plugins.", "hydra_plugins.")  # what Hydra may call by itself
 LOG_CALLS = ("logging.StreamHandler", "colorlog.ColoredFormatter")
+STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 RECIPE = ("image", "batch", "backend", "workers")  # keys of `aug`; others are for its interpolations
 PLATEAU = "cifar_core.train.schedules.plateau"  # the one schedule that looks at results
 
@@ -42,8 +43,12 @@ def check_hydra(values: dict[str, Any]) -> None:
     job = values.get("job") or {}
     if job.get("env_set"):
         raise ValueError(f"hydra.job.env_set must be empty in a folder of options, got {job['env_set']}")
+    if values.get("output_subdir") is not None:  # Hydra would write there, wherever it is
+        raise ValueError(f"hydra.output_subdir must be null, got {values['output_subdir']}")
     for key, text in _texts(values, "hydra"):
         word = key.rpartition(".")[2]
+        if (word == "stream" or text.startswith("ext://")) and text not in STREAMS:  # which logging imports
+            raise ValueError(f"{key} must be one of {', '.join(STREAMS)}, got {text!r}")
         own = HYDRA_CALLS if word == "_target_" else LOG_CALLS if word in ("class", "()") else ("",)
         if not text.startswith(own):
             raise ValueError(f"{key} must begin with {' or '.join(own)}, got {text!r}")

@@ -1,6 +1,7 @@
 """Brings a run's spool to a store, once each and in order."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -213,18 +214,28 @@ class Delivery:
         return failed
 
     def _parts(self, record: Record) -> Iterator[Record]:
-        """Yield the record of each file that one of a folder stands for."""
+        """Yield the record of each file that one of a folder stands for, of those in the run folder alone.
+
+        The spool may be a stranger's, who would be sent whatever it names.
+        """
+        home = self.folder.resolve()
+        for part in self._named(record):
+            if (file := self.folder / part["path"]).resolve().is_relative_to(home):
+                yield part
+            else:
+                self._warn("outside", f"{file} lies outside the run folder, so it is not uploaded")
+
+    def _named(self, record: Record) -> Iterator[Record]:
         path = self.folder / record["path"]
         if not path.exists():
             self._warn("absent", f"{path} is not there, so it cannot be uploaded")
         elif record["kind"] == "image" or "to" in record:
             yield record
         else:
-            outside = Path(record["path"]).is_absolute()
             for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
-                place = file.relative_to(path.parent if outside else self.folder)
+                place = Path(os.path.relpath(file, self.folder))
                 to = None if len(place.parts) == 1 else place.parent.as_posix()
-                yield {"kind": "artifacts", "path": str(file if outside else place), "to": to}
+                yield {"kind": "artifacts", "path": str(place), "to": to}
 
 
 def _entries(record: Record) -> list[Entry]:

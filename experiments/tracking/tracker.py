@@ -239,7 +239,7 @@ class SpooledTracker:
         self._append("image", path=self._relative(path), key=key, step=int(step))
 
     def log_artifacts(self, path: Path) -> None:
-        """Upload a complete file, or folder with all it holds; within the run folder it keeps its place."""
+        """Upload a complete file of the run folder, or one of its folders with all it holds, in its place."""
         self._append("artifacts", path=self._relative(path))
 
     def log_model(self, model: Any, images: Any) -> None:

@@ -102,6 +102,11 @@ def test_a_link_within_the_folder_is_none_of_that(tmp_path: Path):
             "job_logging: {handlers: {x: {(): os.mkdir, path: owned}}}",
             r"hydra\.job_logging\..*must begin with",
         ),
+        (
+            "job_logging: {handlers: {console: {stream: 'ext://evil.stream'}}}",
+            r"hydra\.job_logging\.handlers\.console\.stream must be one of ext://sys",
+        ),
+        ("output_subdir: /owned", r"hydra\.output_subdir must be null"),
         ("job: {env_set: {PYTHONPATH: owned}}", r"hydra\.job\.env_set must be empty"),
     ],
 )
