@@ -41,7 +41,7 @@ def test_a_recipe_that_is_not_lowered_is_shown_by_albumentations_alone(tmp_path:
 
 
 def test_the_command_prints_its_files_and_tells_mistakes(cli: Cli, tmp_path: Path):
-    done = cli(*DIGITS, "aug=flip", "--out", str(tmp_path / "sheets"), module="preview")
+    done = cli(*DIGITS, "--out", str(tmp_path / "sheets"), "aug=flip", module="preview")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [
         str(tmp_path / "sheets" / name) for name in ("augmentation.png", "schedule.png")
