@@ -24,6 +24,7 @@ from experiments.config.check import check
 from experiments.config.explain import explain, unknown
 from experiments.config.laws import check_hydra, check_unread
 from experiments.config.renamed import renew_config
+from experiments.config.schema import SETTINGS, TARGETS
 from experiments.config.values import check_words, ours, plain
 from experiments.files import CONF, check_links, flatten
 
@@ -95,6 +96,7 @@ def compose_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
         raise FileNotFoundError(_no_run(folder))
     check_links(folder)
     _check_plain(folder / "config.yaml")
+    _check_no_options(overrides)
     saved = _compose(folder.resolve(), "config", overrides)
     if not trusting(overrides):
         OmegaConf.update(saved, ALLOWED, _of_conf(), force_add=True)
@@ -131,6 +133,16 @@ def _check_plain(path: Path) -> None:
     for key in map(str, values):
         if key not in fields:
             raise ValueError(unknown(key, fields, f"{path}: {key} is not a key"))
+
+
+def _check_no_options(overrides: Sequence[str]) -> None:
+    """Raise ValueError for an override that would choose an option of a group: what is saved has values."""
+    words.check(overrides)
+    for word in overrides:
+        key, equals, _ = word.lstrip("+").partition("=")
+        if equals and key in (*SETTINGS, *TARGETS, "experiment") and not isinstance(words.value(word), dict):
+            keys = "its keys" if key == "experiment" else f"keys, as in {key}.<key>=<value>"
+            raise ValueError(f"{word} names an option, and a saved configuration has none: change {keys}")
 
 
 def _no_run(folder: Path) -> str:

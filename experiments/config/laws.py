@@ -91,6 +91,8 @@ def check_protocol(cfg: DictConfig) -> None:
         raise ValueError(
             "scheduler=plateau needs trainer.evaluate=each_epoch: it looks at every epoch's accuracy"
         )
+    if not OmegaConf.is_dict(cfg.aug):
+        raise ValueError(f"aug must map keys to values, got {cfg.aug!r}")
     steps = cfg.aug.get("image")
     flips = [
         name

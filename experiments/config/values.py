@@ -34,6 +34,7 @@ class Settings:
 def settings(cfg: DictConfig) -> Settings:
     """Return the typed settings of a configuration, laws checked."""
     _known(ours(cfg), schema.Config)
+    law(0 <= cfg.seed < 2**64, "seed", "at least 0 and below 2**64", cfg.seed)
     schema.expected(cfg)
     for key in ("mean", "std"):  # null, which the typed settings would take for "not given"
         law(cfg.data[key] is not None, f"data.{key}", "auto or three numbers, one a channel", None)

@@ -19,6 +19,8 @@ from experiments.config.laws import RESOLVERS
 KEY = re.compile(r"~|\+{0,2}[\w./@:$-]+")
 UNQUOTED = re.compile(r"[A-Za-z0-9_/\-+.$%*@?|\\: ]")  # what a value may hold without quotes
 OPENING = re.compile(r"(\\*)\$\{(?:([\w.]+)([:}]))?")
+PART = re.compile(r"""\s*(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^,"']+)\s*""")
+PARTS = re.compile(rf"{PART.pattern}(?:,{PART.pattern})*")
 UNTYPED = ("model.weights", "tracking.uri", "tracking.experiment")  # texts in groups that name code
 
 
@@ -114,9 +116,10 @@ def _unreadable(word: str, multirun: bool) -> str:
 
 
 def _parts(text: str, multirun: bool) -> str:
-    """Return the value in quotes; of a sweep's plain list each value by itself."""
-    if multirun and not re.search(r"[\[\](){}\"']", text):
-        return ",".join(quoted(part.strip()) for part in text.split(","))
+    """Return the value in quotes; of a sweep's plain list each value by itself that has none."""
+    if multirun and not re.search(r"[\[\](){}]", text) and PARTS.fullmatch(text):
+        parts = (part.strip() for part in PART.findall(text))
+        return ",".join(part if part[:1] in ("'", '"') else quoted(part) for part in parts)
     return quoted(text)
 
 

@@ -9,8 +9,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from experiments.config import build
-from experiments.config.compose import compose
-from experiments.config.values import with_constants
+from experiments.config.compose import compose, compose_saved
+from experiments.config.values import plain, with_constants
 from experiments.files import CONF
 from tests.conftest import Cli
 
@@ -108,6 +108,8 @@ WRONG = {
     "data.std=[0,1,1]": "data.std must be above 0",
     "data.val_size=1.5": "data.val_size must be 0, a share below 1, or a whole number of pictures, got 1.5",
     "data.val_size=-1": "data.val_size must be",
+    "seed=-1": "seed must be at least 0 and below 2\\*\\*64, got -1",
+    "seed=18446744073709551616": "seed must be at least 0 and below 2",
     "trainer.test=maybe": "trainer.test must be true or false, got 'maybe'",
     "trainer.precision=int8": "trainer.precision must be one of auto, fp32, bf16, fp16, got 'int8'",
     "trainer.device=tpu": "trainer.device must be auto, cpu, cuda or cuda:N, got 'tpu'",
@@ -173,6 +175,14 @@ def test_a_target_must_be_allowed_and_be_what_its_name_says(target: str):
             compose([override])
 
 
+@pytest.mark.parametrize("word", ["aug=cutout", "trainer=quick", "tracking=none", "experiment=quickstart"])
+def test_a_saved_configuration_has_keys_to_change_and_no_options(tmp_path: Path, word: str):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain(compose(["data=digits"]))))
+    assert compose_saved(tmp_path, ["trainer={epochs: 3}"]).trainer.epochs == 3
+    with pytest.raises(ValueError, match=f"^{word} names an option, and a saved configuration has none"):
+        compose_saved(tmp_path, [word])
+
+
 def test_early_stop_needs_a_validation_split():
     with pytest.raises(ValueError, match="trainer.early_stop needs a validation split"):
         compose(["data.val_size=0", "trainer.early_stop=3"])
@@ -180,8 +190,6 @@ def test_early_stop_needs_a_validation_split():
 
 def test_the_saved_configuration_is_plain(tmp_path: Path):
     cfg = compose(["aug=cutout"])
-    from experiments.config.values import plain
-
     text = yaml.safe_dump(plain(cfg))
     assert yaml.safe_load(text)["aug"]["image"]["cutout"]["fill"] == OmegaConf.to_container(cfg.data.mean)
 

@@ -92,13 +92,18 @@ def test_a_word_without_an_equals_sign_is_named_with_one(typed: list[str], form:
         compose(typed)
 
 
-def test_of_a_sweep_s_list_each_value_is_quoted():
-    message = refusal(["data.root=Bilder ä,Bilder b"], multirun=True)
+@pytest.mark.parametrize("typed", ["Bilder ä,Bilder b", '"Bilder a",Bilder ö', "Bilder ä, 'Bilder b'"])
+def test_of_a_sweep_s_list_each_value_is_quoted_once(typed: str):
+    message = refusal([f"data.root={typed}"], multirun=True)
     (argument,) = shlex.split(message.partition("write ")[2])
-    assert list(OverridesParser.create().parse_override(argument).sweep_string_iterator()) == [
-        '"Bilder ä"',
-        '"Bilder b"',
+    values = OverridesParser.create().parse_override(argument).sweep_iterator()
+    assert [getattr(value, "text", value) for value in values] == [
+        part.strip("\"' ") for part in typed.split(",")
     ]
+
+
+def test_a_list_with_a_torn_quote_is_quoted_as_one_text():
+    assert refusal(['data.root="ä,b'], multirun=True).endswith("""write 'data.root="\\"ä,b"'""")
 
 
 @pytest.mark.parametrize("word", ["data.root=a\udcff", "data.root=a\x07ü", "data.root=a\u2028b"])
