@@ -82,7 +82,9 @@ def _sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, now:
                 test(won, server, allowed=cfg.security.allowed_targets)
         finally:
             record.close(controller.trials)
-            again = not controller.is_complete and (against is None or sys.exception() is not against)
+            error = sys.exception()  # after a signal the command line tells how to go on
+            stopped = isinstance(error, KeyboardInterrupt) or (against is not None and error is against)
+            again = not controller.is_complete and not stopped
             for line in closing(controller.trials, again=again):
                 say(line)
     return code

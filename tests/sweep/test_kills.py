@@ -133,6 +133,7 @@ def test_a_signal_stops_the_sweep_and_the_command_resumes_it(grid: list[str], wh
         stderr = process.communicate(timeout=60)[1]
         assert process.returncode == code, stderr
         assert "stopping: trials save their last epoch" in stderr
+        assert stderr.count(" -m experiments.run ") == 1, stderr  # the one line to paste
         assert {r["status"] for r in sweep.results().values()} <= {"finished", "killed"}
     again = sweep(*grid)
     assert again.returncode == 0, again.stderr
