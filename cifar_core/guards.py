@@ -35,7 +35,11 @@ log = logging.getLogger(__name__)
 
 
 class GuardError(RuntimeError):
-    """A guard ended a broken training."""
+    """A guard ended a broken training, one that nothing can be trained with where it is ``hopeless``."""
+
+    def __init__(self, message: str, *, hopeless: bool = False) -> None:
+        super().__init__(message)
+        self.hopeless = hopeless
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def act(findings: Sequence[Finding], *, policy: str, logged: set[str]) -> None:
     from an earlier call keeps silent; those logged now are added.
     """
     if hopeless := [f"{finding.guard}: {finding.message}" for finding in findings if finding.always]:
-        raise GuardError("\n".join(hopeless))
+        raise GuardError("\n".join(hopeless), hopeless=True)
     if policy == "off":
         return
     stopping = [f"{finding.guard}: {finding.message}" for finding in findings if finding.stops]
@@ -221,7 +225,7 @@ def check_model(model: nn.Module, data: Data, numerics: Numerics) -> list[Findin
     images = data.normalize(numerics.lay_out(_spread(data.train.images, PROBED)))
     flags = [(module, module.training) for module in model.modules()]
     try:
-        with torch.no_grad(), numerics.autocast(), _buffers_kept(model):
+        with torch.enable_grad(), numerics.autocast(), _buffers_kept(model):
             said = {"training": _said(model.train(), images)} if len(images) > 1 else {}
         with torch.enable_grad(), numerics.autocast():
             said["evaluation"] = _said(model.eval(), images)
@@ -268,13 +272,24 @@ def _outputs(said: Mapping[str, Any], count: int, num_classes: int) -> Iterator[
         got = next(iter(came.values())) if same else ", ".join(f"{came[mode]} in {mode}" for mode in came)
         rows = [logits for logits in wrong.values() if isinstance(logits, Tensor) and logits.ndim == 2]
         usable = len(rows) == len(wrong) and all(
-            r.is_floating_point() and r.shape[1] >= num_classes for r in rows
+            r.is_floating_point()
+            and r.layout is torch.strided
+            and len(r) == count
+            and r.shape[1] >= num_classes
+            for r in rows
         )
         yield Finding(
             "outputs",
             f"the model must return logits ({count}, {num_classes}), one a class, for {count} pictures, "
             f"got {got}: {_mend(wrong)}",
             always=not usable,
+        )
+    elif not any(logits.requires_grad for logits in said.values()):
+        yield Finding(
+            "outputs",
+            "the logits depend on no weight that is trained, so none can learn: look for detach(), no_grad() "
+            "and requires_grad=False in the model",
+            always=True,
         )
     elif bool((logits >= 0).all() & ((logits.float().sum(1) - 1).abs() < 0.01).all()):
         yield Finding(
@@ -287,6 +302,8 @@ def _outputs(said: Mapping[str, Any], count: int, num_classes: int) -> Iterator[
 
 def _is_logits(logits: Any, count: int, num_classes: int) -> bool:
     if not isinstance(logits, Tensor) or logits.shape != (count, num_classes):
+        return False
+    if logits.layout is not torch.strided:
         return False
     return logits.is_floating_point() and not bool(logits.isnan().any())
 

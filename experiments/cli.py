@@ -52,7 +52,11 @@ class UserError(Exception):
 
 
 class GuardStop(Exception):
-    """A guard found the training broken; exit code 3."""
+    """A guard found the training broken, past going on where it is ``hopeless``; exit code 3."""
+
+    def __init__(self, message: str, *, hopeless: bool = False) -> None:
+        super().__init__(message)
+        self.hopeless = hopeless
 
 
 class Stopped(KeyboardInterrupt):

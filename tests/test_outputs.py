@@ -46,6 +46,8 @@ HOPELESS = {
     "a map": (lambda logits: logits[:, :, None, None], "got (32, 10, 1, 1)"),
     "one row": (lambda logits: logits[0], "got (10,)"),
     "too few classes": (lambda logits: logits[:, :9], "got (32, 9)"),
+    "too few pictures": (lambda logits: logits[:9], "got (9, 10)"),
+    "sparse": (lambda logits: logits.to_sparse(), "got (32, 10)"),
     "labels": (lambda logits: logits.argmax(1), "got (32,) of int64"),
     "choices": (lambda logits: logits > 0, "got (32, 10) of bool"),
     "an error": (fails, "got RuntimeError (no such size)"),
@@ -71,6 +73,15 @@ def test_nan_before_training_ends_the_run_unless_it_is_to_go_on():
     (found,) = guards.check_model(Odd(lambda logits: logits * torch.nan, evaluation=False), made(), FP32)
     assert "got (32, 10) with NaN in training: look at how its weights are made" in found.message
     assert (found.guard, found.stops, found.always) == ("outputs", True, False)
+
+
+def test_logits_without_a_way_to_the_weights_are_hopeless_and_one_in_evaluation_alone_is_not():
+    (found,) = guards.check_model(Odd(lambda logits: logits.detach()), made(), FP32)
+    assert "the logits depend on no weight that is trained" in found.message
+    with pytest.raises(guards.GuardError) as stop:
+        guards.act([found], policy="off", logged=set())
+    assert stop.value.hopeless
+    assert guards.check_model(Odd(lambda logits: logits.detach(), training=False), made(), FP32) == []
 
 
 def test_a_class_too_many_can_be_trained_and_is_told():

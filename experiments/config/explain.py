@@ -41,6 +41,9 @@ def explain(error: Exception) -> str:
         return _wrong_type(cause)
     if isinstance(cause, (AttributeError, KeyError)) and getattr(cause, "parent_node", None) is not None:
         return _unknown_key(cause)
+    if "Cannot merge DictConfig with ListConfig" in str(cause):  # whichever it is that was given
+        key = getattr(cause, "full_key", "") or "a key"
+        return f"{key} was given a list in place of names with values, or these in place of a list"
     if isinstance(error, ConfigCompositionException) and "No match in the defaults list" in str(error):
         name = str(error).split("'")[1]
         return unknown(name, [*SETTINGS, *TARGETS, "experiment", "seed"], f"{name} is not a group or a key")

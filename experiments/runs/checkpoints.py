@@ -61,7 +61,11 @@ class Checkpoints:
         except OSError as error:
             log.warning("%s; it is left out", error)
             return None
-        if saved.get("identity", {}).get("config") != self.identity["config"]:
+        identity = saved.get("identity")
+        if not isinstance(identity, dict) or not {"state", "history"} <= saved.keys():
+            log.warning("%s is not a checkpoint of a run; it is left out", path)
+            return None
+        if identity.get("config") != self.identity["config"]:
             log.warning("%s belongs to another run; it is left out", path)
             return None
         return saved

@@ -93,6 +93,8 @@ def begin(state: TrainState, origin: Origin, checkpoints: Checkpoints) -> None:
     folder = Path(origin.folder)
     path = folder / f"{origin.weights}.pt"
     saved = checkpoint.load(path)
+    if lacking := {"last": {"state"}, "best": {"model", "epoch"}}[origin.weights] - saved.keys():
+        raise OSError(f"{path} is not a checkpoint of a run: it lacks {', '.join(sorted(lacking))}")
     trained_on = read_json(folder / "environment.json").get("data")
     if trained_on != checkpoints.identity["data"]:
         raise ValueError(

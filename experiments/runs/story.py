@@ -67,7 +67,8 @@ def run(
             if isinstance(error, UserError | OSError):
                 folder.discard()
             if (folder.path / "config.yaml").exists():
-                error.add_note(console.go_on(folder, cfg, stopped_by_guard=isinstance(error, GuardStop)))
+                ignorable = isinstance(error, GuardStop) and not error.hopeless
+                error.add_note(console.go_on(folder, cfg, stopped_by_guard=ignorable))
             raise
         return result.value or 0.0
 

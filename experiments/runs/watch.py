@@ -46,4 +46,4 @@ class Watch:
         try:
             guards.act(list(findings), policy=self.policy, logged=self.logged)
         except guards.GuardError as error:
-            raise GuardStop(one_line(error)) from error
+            raise GuardStop(one_line(error), hopeless=error.hopeless) from error

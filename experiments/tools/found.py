@@ -53,6 +53,7 @@ def _table(counts: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     yield f"{'class':<{width}}" + "".join(f"{split:>9}" for split in counts)
     for name in shown:
         cut = name if len(name) <= WIDTH else name[: WIDTH - 3] + "..."
+        cut = "".join(letter if letter.isprintable() else "?" for letter in cut)  # no line breaks, no colours
         yield f"{cut:<{width}}" + "".join(f"{part.get(name, 0):>9,}" for part in counts.values())
     if rest := [totals[name] for name in names if name not in set(shown)]:
         yield f"and {len(rest):,} classes more, of {min(rest):,} to {max(rest):,} pictures each"

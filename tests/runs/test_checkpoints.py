@@ -10,7 +10,7 @@ from torch import nn
 
 from cifar_core.train import schedules
 from cifar_core.train import state as state_module
-from cifar_core.train.checkpoint import load
+from cifar_core.train.checkpoint import load, save
 from cifar_core.train.numerics import Numerics
 from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.folder import RunFolder
@@ -170,3 +170,10 @@ def test_the_space_that_is_asked_for_holds_all_checkpoints_at_their_most(tmp_pat
 
     most = 3 * size(saved) + 2 * size(state.model.state_dict())
     assert needed == pytest.approx(most, rel=0.05)
+
+
+@pytest.mark.parametrize("content", [{}, {"identity": ["config"]}, {"identity": {"config": "a"}, "state": 1}])
+def test_what_is_no_checkpoint_of_a_run_is_left_out(tmp_path: Path, content: dict, caplog):
+    save(tmp_path / "last.pt", content)
+    assert checkpoints(tmp_path).resume(begin()) == []
+    assert "last.pt is not a checkpoint of a run; it is left out" in caplog.text

@@ -216,6 +216,9 @@ def test_of_the_best_weights_alone_the_optimizer_is_fresh_and_that_is_said(
         resume(old, ["trainer.epochs=3", f"hydra.run.dir={tmp_path / 'new'}"])
     assert "a fresh optimizer: trainer.keep=all keeps the last" in caplog.text
     assert yaml.safe_load((tmp_path / "new/config.yaml").read_text())["origin"]["weights"] == "best"
+    torch.save({"epoch": 1}, old / "best.pt")
+    with pytest.raises(OSError, match=r"best\.pt is not a checkpoint of a run: it lacks model"):
+        resume(old, ["trainer.epochs=3", f"hydra.run.dir={tmp_path / 'lacking'}"])
     (old / "best.pt").unlink()
     with pytest.raises(UserError, match=r"has no weights to go on from: trainer\.keep must be all"):
         resume(old, ["trainer.epochs=4"])
