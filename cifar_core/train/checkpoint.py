@@ -35,12 +35,12 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return _safetensors(path, device)
-        with torch.serialization.safe_globals(NUMPY):
+        with torch.serialization.safe_globals(HARMLESS):
             content = torch.load(path, map_location=device, weights_only=True)
     except (FileNotFoundError, ImportError):
         raise
     except Exception as error:  # torch raises a dozen kinds, by what the broken file looks like
-        raise OSError(f"{path} is not a readable checkpoint: {_reason(error)}") from error
+        raise OSError(f"{path} is not a readable checkpoint: {_reason(error, path)}") from error
     if not isinstance(content, dict):
         raise OSError(f"{path} is not a checkpoint of this project: it holds a {type(content).__name__}")
     return content
@@ -54,8 +54,16 @@ def _safetensors(path: Path, device: torch.device | str) -> dict[str, Any]:
     return load_file(path, device=str(device))
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, path: Path) -> str:
     """Return in one line why torch did not read a file."""
+    with path.open("rb") as file:
+        head = file.read(200).lstrip().lower()
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, in place of the weights: git lfs pull"
+    if head.startswith((b"<!doctype", b"<html")):
+        return "it is a web page, in place of the weights: download them again"
+    if not head:
+        return "it is empty"
     text = str(error)
     if code := re.search(r"GLOBAL (\S+)", text):
         return (
@@ -86,7 +94,22 @@ def _number(kind: _Kind, data: bytes) -> float | int | bool:
     return np.frombuffer(data, kind.code)[0].item()
 
 
-NUMPY: list[Any] = [
+class _Beside:
+    """Stands in for what training scripts keep beside the weights, as arguments and paths; reads nothing."""
+
+    def __new__(cls, *_: object) -> "_Beside":
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+BESIDE = (
+    *("argparse.Namespace", "types.SimpleNamespace", "datetime.datetime", "datetime.timedelta"),
+    *(f"pathlib{inner}.{kind}Path" for inner in ("", "._local") for kind in ("", "Posix", "Windows")),
+)
+HARMLESS: list[Any] = [
+    *((_Beside, name) for name in BESIDE),
     (_Kind, "numpy.dtype"),
     (_number, "numpy.core.multiarray.scalar"),
     (_number, "numpy._core.multiarray.scalar"),

@@ -1,9 +1,12 @@
+import argparse
+import datetime
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -255,3 +258,32 @@ def test_what_a_file_without_weights_holds_is_told(tmp_path):
     torch.save({"epoch": 3, "optimizer": {"state": {}}}, tmp_path / "other.pt")
     with pytest.raises(OSError, match=r"it has epoch \(int\), optimizer \(dict\)$"):
         checkpoint.model_weights(tmp_path / "other.pt")
+
+
+def test_what_training_scripts_keep_beside_the_weights_is_passed_over(tmp_path):
+    weights = nn.Linear(2, 3).state_dict()
+    beside = {
+        "args": argparse.Namespace(lr=0.1, out=tmp_path),
+        "when": datetime.datetime(2026, 1, 1),
+        "log": types.SimpleNamespace(best=np.float64(0.5)),
+    }
+    torch.save({"model": weights} | beside, tmp_path / "theirs.pt")
+    read = checkpoint.model_weights(tmp_path / "theirs.pt")
+    assert all(torch.equal(read[name], value) for name, value in weights.items())
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (
+            "version https://git-lfs.github.com/spec/v1\noid sha256:a\n",
+            "a pointer of Git LFS.*: git lfs pull",
+        ),
+        ("\n<!DOCTYPE html><p>404", "a web page"),
+        ("", "empty"),
+    ],
+)
+def test_what_stands_in_place_of_the_weights_is_told(tmp_path, text, what):
+    (tmp_path / "a.pt").write_text(text)
+    with pytest.raises(OSError, match=rf"a\.pt is not a readable checkpoint: it is {what}"):
+        checkpoint.load(tmp_path / "a.pt")
