@@ -27,9 +27,17 @@ FULL_ERROR = (
 )  # the user's wish, read before the command line sets it
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that tells a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with code 2 and that line."""
+        self.exit(USER, f"error: {one_line(ValueError(message))}; `{self.prog} --help` lists the flags\n")
+
+
 def parser(module: str, description: str | None, examples: str = "") -> argparse.ArgumentParser:
     """Return the parser of `python -m <module>`, whose help shows both texts as they are written."""
-    return argparse.ArgumentParser(
+    return Parser(
         prog=f"python -m {module}",
         description=description,
         epilog=examples,

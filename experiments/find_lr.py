@@ -8,6 +8,7 @@ from pathlib import Path
 
 from experiments import cli
 from experiments.cli import exit_codes, signals, user_mistakes
+from experiments.config.arguments import check_tool
 from experiments.config.compose import compose
 
 
@@ -31,6 +32,7 @@ def main() -> None:
     with exit_codes():
         signals.catch()
         with user_mistakes():
+            check_tool(arguments.overrides)
             cfg = compose(arguments.overrides)
         print("\n".join(find_lr(cfg, search, arguments.out)))
 

@@ -6,18 +6,17 @@ With data=folder it prints what was found: pictures by class and split, sizes, m
 copies, pictures under two labels, mean and std to paste.
 """
 
-import argparse
 from pathlib import Path
 
+from experiments import cli
 from experiments.cli import exit_codes, user_mistakes
+from experiments.config.arguments import check_tool
 from experiments.config.compose import compose
 
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.preview", description=__doc__.splitlines()[0]
-    )
+    parser = cli.parser("experiments.preview", __doc__.splitlines()[0])
     parser.add_argument("overrides", nargs="*", help="as for experiments.run: aug=cutout data=digits ...")
     parser.add_argument("--out", type=Path, default=Path("preview"), help="folder for the sheets")
     arguments = parser.parse_intermixed_args()
@@ -25,6 +24,7 @@ def main() -> None:
 
     with exit_codes():
         with user_mistakes():
+            check_tool(arguments.overrides)
             cfg = compose(arguments.overrides)
         for path in preview(cfg, arguments.out, tell=print):
             print(path)

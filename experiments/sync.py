@@ -1,18 +1,18 @@
 """Delivers to MLflow what runs could not: `python -m experiments.sync <run folder>...`."""
 
-import argparse
 import logging
 import sys
 from pathlib import Path
 
+from experiments import cli
 from experiments.tracking.sync import sync
 
 
 def main(argv: list[str] | None = None) -> int:
     """Deliver run folders, one printed line each; returns 0, or 1 if something could not be delivered."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.sync",
-        description="Deliver to MLflow what runs could not, and mark runs KILLED whose process is gone. "
+    parser = cli.parser(
+        "experiments.sync",
+        "Deliver to MLflow what runs could not, and mark runs KILLED whose process is gone.\n"
         "Doing it twice adds nothing.",
     )
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders that hold some")
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         outcomes = sync(args.folders, args.uri)
     except (OSError, ValueError) as error:
-        parser.error(str(error))
+        parser.exit(cli.USER, f"error: {cli.one_line(error)}\n")
     failed = False
     for outcome in outcomes:
         print(f"{outcome.folder}: {outcome.text}")

@@ -144,5 +144,13 @@ def _check_keys(args: Namespace) -> None:
         )
 
 
+def check_tool(overrides: Sequence[str]) -> None:
+    """Raise ValueError for a key of Hydra's that does nothing where only a configuration is composed."""
+    for word in overrides:
+        key = word.partition("=")[0].lstrip("+~")
+        if key.startswith(("hydra.", "hydra/")) and key != "hydra.searchpath":
+            raise ValueError(f"{key} does nothing here: it is for a run or a sweep")
+
+
 def _is_below(key: str, heeded: Sequence[str]) -> bool:
     return any(key == each or key.startswith(f"{each}.") for each in heeded)

@@ -1,7 +1,9 @@
 """The arguments of `experiments.run`: any order works, what would do nothing is refused in a line."""
 
+import importlib
 import re
 import shlex
+import sys
 
 import pytest
 
@@ -97,3 +99,29 @@ def test_what_repeats_a_trial_is_a_run_of_its_own_with_the_trial_s_configuration
     args = arguments.read(again[3:])
     cfg = compose(args.overrides, single=True)
     assert (cfg.optimizer.lr, cfg.tracking.experiment, cfg.sweep.n_trials) == (0.2, "a b", 30)
+
+
+@pytest.mark.parametrize("tool", ["compare", "evaluate", "find_lr", "predict", "preview", "report", "sync"])
+def test_a_flag_that_a_tool_does_not_have_is_told_in_one_line(
+    tool: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", [tool, "--nope", "x"])
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(f"experiments.{tool}").main()
+    assert end.value.code == 2
+    assert re.fullmatch(
+        rf"error: .*; `python -m experiments\.{tool} --help` lists the flags\n", capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("tool", ["find_lr", "preview"])
+@pytest.mark.parametrize("word", ["hydra.run.dir=x", "++hydra.job.chdir=true", "hydra/launcher=basic"])
+def test_a_tool_refuses_what_only_a_run_heeds(
+    tool: str, word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", [tool, word])
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(f"experiments.{tool}").main()
+    assert end.value.code == 2
+    key = word.lstrip("+").partition("=")[0]
+    assert capsys.readouterr().err == f"error: {key} does nothing here: it is for a run or a sweep\n"
