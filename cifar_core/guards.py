@@ -50,6 +50,7 @@ class Finding:
     message: str  # one line: cause, numbers, fix
     stops: bool = True
     always: bool = False  # whatever the policy: no training can go on
+    cause: Exception | None = None  # what the network itself raised
 
 
 def act(findings: Sequence[Finding], *, policy: str, logged: set[str]) -> None:
@@ -58,8 +59,9 @@ def act(findings: Sequence[Finding], *, policy: str, logged: set[str]) -> None:
     Policy "warn" only logs, "off" does nothing; but what stops `always` raises. A guard that is in ``logged``
     from an earlier call keeps silent; those logged now are added.
     """
-    if hopeless := [f"{finding.guard}: {finding.message}" for finding in findings if finding.always]:
-        raise GuardError("\n".join(hopeless), hopeless=True)
+    if hopeless := [finding for finding in findings if finding.always]:
+        told = "\n".join(f"{finding.guard}: {finding.message}" for finding in hopeless)
+        raise GuardError(told, hopeless=True) from hopeless[0].cause
     if policy == "off":
         return
     stopping = [f"{finding.guard}: {finding.message}" for finding in findings if finding.stops]
@@ -252,9 +254,9 @@ def _said(model: nn.Module, images: Tensor) -> Any:
     """Return what the model says, or the error that it raises."""
     try:
         return model.forward(images)  # a call would compile for this batch size
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # a network can fail in any way
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error):
+            raise
         return error
 
 
@@ -283,6 +285,7 @@ def _outputs(said: Mapping[str, Any], count: int, num_classes: int) -> Iterator[
             f"the model must return logits ({count}, {num_classes}), one a class, for {count} pictures, "
             f"got {got}: {_mend(wrong)}",
             always=not usable,
+            cause=next((raised for raised in wrong.values() if isinstance(raised, Exception)), None),
         )
     elif not any(logits.requires_grad for logits in said.values()):
         yield Finding(

@@ -154,7 +154,7 @@ def listed(pictures: Sequence[tuple[str, int]]) -> str:
     """Name classes with their numbers of pictures, the first LISTED of them."""
     names = [f"{quoted(name)} ({count:,} picture{'s' * (count != 1)})" for name, count in pictures[:LISTED]]
     more = len(pictures) - len(names)
-    return ", ".join(names) + (f" and {more:,} more classes" if more else "")
+    return ", ".join(names) + (f" and {more:,} more class{'es' * (more != 1)}" if more else "")
 
 
 def confused_pairs(counts: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:

@@ -92,7 +92,7 @@ def recorded(folder: Path) -> Iterator[Result]:
         yield result
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt)
-        explained = isinstance(error, (UserError, GuardStop, OSError, MemoryError))
+        explained = isinstance(error, (UserError, GuardStop, OSError, MemoryError)) and not _has_defect(error)
         result.seconds["total"] = before + time.perf_counter() - began
         result.status, result.error = "killed" if stopped else "failed", one_line(error)
         log.error("%s: %s", result.status, result.error, exc_info=not stopped and not explained)
@@ -100,3 +100,8 @@ def recorded(folder: Path) -> Iterator[Result]:
             result.write(folder)
         raise
     result.write(folder)
+
+
+def _has_defect(error: BaseException) -> bool:
+    """Tell whether a guard has found that the network itself raises an error, whose place is worth a look."""
+    return isinstance(error, GuardStop) and error.__cause__ is not None and bool(error.__cause__.__cause__)

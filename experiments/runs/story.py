@@ -112,13 +112,14 @@ def _run(
     earlier = max(result.spent, sum(row["seconds"] for row in job.history))
     result.protocol = job.protocol
     _describe(job, command)
-    job.watch.check_start(job.state, job.augment)
+    with _memory_explained():
+        job.watch.check_start(job.state, job.augment)
 
     commit = (job.environment["git"] or {}).get("commit", "")
     with build.tracker(cfg, folder.path, name, result.protocol, commit) as tracker:
         tracker.log_params(job.values)
         tracker.log_dataset(job.data.source, job.data.fingerprint, str(cfg.data.root), "training")
-        with signals.deferred(), _last_epoch_kept(job.checkpoints):
+        with signals.deferred(), _last_epoch_kept(job.checkpoints), _memory_explained():
             _train(job, tracker, result)
         result.epochs = int(job.history[-1]["epoch"])
         result.seconds["train"] = sum(row["seconds"] for row in job.history)
@@ -205,13 +206,20 @@ def _is_pruned(folder: RunFolder, result: Result) -> bool:
 
 @contextmanager
 def _last_epoch_kept(checkpoints: Checkpoints) -> Iterator[None]:
-    """Keep the last finished epoch when a signal ends the training, and explain a lack of memory."""
+    """Keep the last finished epoch when a signal ends the training."""
     try:
         yield
     except KeyboardInterrupt:
         checkpoints.save_unsaved()
         raise
-    except (torch.OutOfMemoryError, RuntimeError) as error:
+
+
+@contextmanager
+def _memory_explained() -> Iterator[None]:
+    """Say what to change where memory is lacking."""
+    try:
+        yield
+    except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         raise MemoryError(

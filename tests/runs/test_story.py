@@ -18,7 +18,7 @@ from PIL import Image
 
 from cifar_core.data.sources import load_data
 from cifar_core.history import best_epoch
-from experiments.cli import UserError
+from experiments.cli import GuardStop, UserError
 from experiments.config.compose import compose
 from experiments.config.values import settings
 from experiments.runs.story import run
@@ -396,18 +396,20 @@ def test_a_defect_is_recorded_with_its_traceback(tmp_path: Path, monkeypatch: py
         "        return self.head(x.flatten(1))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(RuntimeError, match="no forward today"):
+    with pytest.raises(GuardStop, match=r"got RuntimeError \(no forward today\) in training"):
         run(compose(own_net("broken_net")), tmp_path / "run")
     assert result(tmp_path / "run")["status"] == "failed"
-    assert result(tmp_path / "run")["error"] == "no forward today"
-    assert "Traceback" in (tmp_path / "run" / "run.log").read_text()
+    assert "no forward today" in result(tmp_path / "run")["error"]
+    log = (tmp_path / "run" / "run.log").read_text()
+    assert "Traceback" in log
+    assert "broken_net.py" in log
 
 
 def test_without_validation_the_run_is_marked(tmp_path: Path):
     acc = run(compose([*LIGHT, "data.val_size=0"]), tmp_path)
     end = result(tmp_path)
     assert end["protocol"] == "test_each_epoch"
-    assert set(end["metrics"]) == {"test/acc", "test/loss"}
+    assert set(end["metrics"]) == {"test/acc", "test/loss", "test/balanced_acc"}
     assert acc == end["metrics"]["test/acc"] == float(rows(tmp_path / "metrics.csv")[-1]["test/acc"])
     assert "not a fair one" in (tmp_path / "run.log").read_text()
 
@@ -444,7 +446,7 @@ def test_a_random_flip_on_top_of_the_alternating_one_is_refused():
 
 def test_the_test_set_can_be_left_unread(tmp_path: Path):
     acc = run(compose([*SMALL, "tracking=none", "analysis=light", "trainer.test=false"]), tmp_path)
-    assert set(result(tmp_path)["metrics"]) == {"val/acc_best", "val/loss_best"}
+    assert set(result(tmp_path)["metrics"]) == {"val/acc_best", "val/loss_best", "val/balanced_acc_best"}
     assert acc == result(tmp_path)["metrics"]["val/acc_best"]
     with np.load(tmp_path / "analysis" / "predictions.npz") as predictions:
         assert len(predictions["labels"]) == 144  # the validation split
@@ -489,7 +491,7 @@ def test_a_pruned_run_has_the_figures_of_its_best_epoch_and_stays_as_it_is(
     end = result(folder)
     assert (end["status"], end["epochs"], len(accs)) == ("pruned", 2, 2)
     assert acc == end["metrics"]["val/acc_best"] == accs[0] > accs[1]
-    assert set(end["metrics"]) == {"val/acc_best", "val/loss_best"}
+    assert set(end["metrics"]) == {"val/acc_best", "val/loss_best", "val/balanced_acc_best"}
     assert not (folder / "stop").exists()
     assert run(cfg, folder) == acc
     assert "is pruned already; nothing to do" in (folder / "run.log").read_text()
