@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.cli import USER, UserError, command, exit_codes, one_line, signals, user_mistakes
 from experiments.config import arguments, words
-from experiments.config.compose import check_options, compose, compose_saved
+from experiments.config.compose import check_options, check_run, compose, compose_saved
 from experiments.config.effects import refuse_single
 from experiments.config.explain import explain
 from experiments.config.renamed import renew_config
@@ -82,6 +82,7 @@ def _resume(args: Namespace) -> None:
     """Take up the run that ``resume=`` names or, with --cfg, show what would be taken up."""
     with user_mistakes():
         folder = words.folder(args.resume)
+        check_run(folder)  # before torch is imported
         if args.cfg:
             print(OmegaConf.to_yaml(compose_saved(folder, args.overrides), resolve=args.resolve), end="")
             return

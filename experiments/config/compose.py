@@ -92,8 +92,7 @@ def compose_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
     The folder may be a stranger's: it is read as values only, and what it says of `security` is not believed.
     Raises FileNotFoundError where ``folder`` holds no run, ValueError as `compose` does.
     """
-    if not (folder / "config.yaml").is_file():
-        raise FileNotFoundError(_no_run(folder))
+    check_run(folder)
     check_links(folder)
     _check_plain(folder / "config.yaml")
     _check_no_options(overrides)
@@ -108,6 +107,12 @@ def compose_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
         raise ValueError(explain(error)) from error
     check(cfg, overrides)
     return cfg
+
+
+def check_run(folder: Path) -> None:
+    """Raise FileNotFoundError where ``folder`` holds no run."""
+    if not (folder / "config.yaml").is_file():
+        raise FileNotFoundError(_no_run(folder))
 
 
 def trusting(overrides: Sequence[str]) -> list[str]:
