@@ -220,10 +220,11 @@ def _cells(seeds: Sequence[Seed]) -> list[str]:
 
 def _accuracy(shares: Iterable[str]) -> tuple[str, str]:
     """Return mean ± standard deviation and the interval, in percent, of the shares that are not empty."""
-    over = spread([100 * float(share) for share in shares if share])
+    over = spread([float(share) for share in shares if share])
+    mean, std, low, high = (f"{100 * share:.2f}" for share in (over.mean, over.std, over.low, over.high))
     if over.count < 2:
-        return (f"{over.mean:.2f}" if over.count else ""), ""
-    return f"{over.mean:.2f} ± {over.std:.2f}", f"{over.low:.2f} to {over.high:.2f}"
+        return (mean if over.count else ""), ""
+    return f"{mean} ± {std}", f"{low} to {high}"
 
 
 def _each(texts: Iterable[str]) -> str:

@@ -56,11 +56,7 @@ def compose(
     line that names the key, the law and what came. A point of a sweep (``in_sweep``) may have options that
     do something at other points only; ``single`` refuses a preset that only a sweep heeds.
     """
-    if config_dir and not Path(config_dir).is_dir():
-        raise ValueError(f"--config-dir must be a folder, got {config_dir}")
-    searched = words.quoted(f"file://{Path(config_dir).resolve()}") if config_dir else ""
-    more = [f"hydra.searchpath=[{searched}]"] if config_dir else []
-    cfg = _compose(_conf.get(), config_name, [*more, *overrides], hydra_too=True)
+    cfg = _compose(_conf.get(), config_name, [*_searched(config_dir), *overrides], hydra_too=True)
     if single:
         _check_single(cfg, overrides)
     _fill_in(cfg)
@@ -77,13 +73,22 @@ def check_options(overrides: Sequence[str], *, config_name: str, config_dir: str
     """Raise ValueError where a further folder of options has Hydra itself call code, before it does."""
     if not config_dir and not any(word.lstrip("+").startswith("hydra.searchpath=") for word in overrides):
         return
-    more = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+    more = _searched(config_dir)
     with _initialized(CONF) as loader, _explained():
         cfg = loader.compose_config(
             config_name, [*more, *overrides], RunMode.MULTIRUN, validate_sweep_overrides=False
         )
     values: Any = OmegaConf.to_container(cfg.hydra, resolve=False)
     check_hydra(values)
+
+
+def _searched(config_dir: str | None) -> list[str]:
+    """Return the word that has Hydra look for options in a further folder too."""
+    if not config_dir:
+        return []
+    if not Path(config_dir).is_dir():
+        raise ValueError(f"--config-dir must be a folder, got {config_dir}")
+    return [f"hydra.searchpath=[{words.quoted(f'file://{Path(config_dir).resolve()}')}]"]
 
 
 def compose_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
