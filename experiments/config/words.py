@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 
 from experiments.config import schema
 from experiments.config.laws import RESOLVERS
+from experiments.files import CONF
 
 KEY = re.compile(r"~|\+{0,2}[\w./@:$-]+")
 UNQUOTED = re.compile(r"[A-Za-z0-9_/\-+.$%*@?|\\: ]")  # what a value may hold without quotes
@@ -40,6 +41,7 @@ def check(words: Sequence[str], *, multirun: bool = False) -> None:
         if not multirun and override.is_sweep_override():
             raise ValueError(_several(word, override))
         _number_for_text(word, override)
+        _no_option(override)
 
 
 def quoted(text: str) -> str:
@@ -139,6 +141,19 @@ def _number_for_text(word: str, override: Override) -> None:
     if name in UNTYPED or str(read) != text:
         kind = "true or false" if isinstance(read, bool) else f"the number {read}"
         raise ValueError(f"{word} is read as {kind}: write {pasted(f'{key}={quoted(text)}')}")
+
+
+def _no_option(override: Override) -> None:
+    """Refuse a value for a whole group that is neither the name of an option nor a mapping to merge."""
+    group = override.get_key_element().lstrip("+")
+    if group not in (*schema.SETTINGS, *schema.TARGETS) or override.is_sweep_override():
+        return
+    read = override.value()
+    names = read if isinstance(read, list) else [read]
+    if not all(isinstance(name, (str, QuotedString, dict)) for name in names) and not override.is_delete():
+        there = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+        shown = override.input_line.partition("=")[2] if override.input_line else read
+        raise ValueError(f"{group} must be an option of conf/{group}, got {shown}; there is: {there}")
 
 
 @functools.cache

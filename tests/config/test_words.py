@@ -117,3 +117,11 @@ def test_an_interpolation_stays_one_in_quotes():
     assert words.quoted("${oc.env:HOME}/ü") == '"${oc.env:HOME}/ü"'
     assert words.quoted("${data.source}/ü") == '"${data.source}/ü"'
     assert words.quoted("a${b}") == '"a\\${b}"'
+
+
+@pytest.mark.parametrize("typed", ["optimizer=[1]", "model=null", "aug=3", "tracking=false"])
+def test_a_group_takes_the_name_of_an_option(typed: str):
+    group, _, came = typed.partition("=")
+    law = rf"{group} must be an option of conf/{group}, got {re.escape(came)}; there is: \w+"
+    assert re.match(law, refusal([typed]))
+    assert refusal([f"{group}={{lr: 0.1}}"]) == ""
