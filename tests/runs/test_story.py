@@ -491,7 +491,7 @@ def test_a_pruned_run_has_the_figures_of_its_best_epoch_and_stays_as_it_is(
     end = result(folder)
     assert (end["status"], end["epochs"], len(accs)) == ("pruned", 2, 2)
     assert acc == end["metrics"]["val/acc_best"] == accs[0] > accs[1]
-    assert set(end["metrics"]) == {"val/acc_best", "val/loss_best", "val/balanced_acc_best"}
+    assert set(end["metrics"]) == {"val/acc_best", "val/loss_best"}
     assert not (folder / "stop").exists()
     assert run(cfg, folder) == acc
     assert "is pruned already; nothing to do" in (folder / "run.log").read_text()
