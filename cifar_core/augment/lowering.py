@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -85,7 +85,20 @@ def whole(uniforms: Tensor, low: int | Tensor, high: int | Tensor) -> Tensor:
 
 def beside(images: Tensor, values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Return `values` on the device of `images`, without waiting for it."""
-    return values.to(images.device, dtype or values.dtype, non_blocking=True)
+    dtype = dtype or values.dtype
+    if values.device == images.device:
+        return values.to(dtype)
+    if dtype.itemsize <= values.dtype.itemsize:
+        values = values.to(dtype)  # fewer bytes go up
+    if images.device.type == "cuda":
+        values = values.pin_memory()  # from other memory a copy waits
+    return values.to(images.device, dtype, non_blocking=True)
+
+
+@lru_cache(maxsize=256)
+def constant(values: tuple[Any, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return numbers on a device, where they stay for the next call: not to be changed in place."""
+    return beside(torch.empty(0, device=device), torch.tensor(values, dtype=dtype))
 
 
 def column(images: Tensor, values: Tensor) -> Tensor:
@@ -95,7 +108,7 @@ def column(images: Tensor, values: Tensor) -> Tensor:
 
 def colour(images: Tensor, fill: float | Sequence[float]) -> Tensor:
     """Return a fill value as float32 that broadcasts over `images` (M, 3, H, W)."""
-    return beside(images, torch.tensor(per_channel(fill), dtype=torch.float32)).view(1, 3, 1, 1)
+    return constant(tuple(per_channel(fill)), images.device, torch.float32).view(1, 3, 1, 1)
 
 
 def kept(images: Tensor, changed: Tensor, same: Tensor) -> Tensor:

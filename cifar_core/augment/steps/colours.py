@@ -13,6 +13,7 @@ from cifar_core.augment.lowering import (
     beside,
     between,
     column,
+    constant,
     in_blocks,
     kept,
     looked_up,
@@ -65,9 +66,8 @@ def from_hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
         values.float().mul_(unit)[:, None]
         for values, unit in ((hue, 6 / 180), (saturation, 1 / 255), (value, 1 / 255))
     )
-    centre, slope, foot = torch.tensor([[3, 2, 4], [-1, 1, 1], [2, -1, -1]], device=hue.device)[
-        ..., None, None
-    ]
+    corners = constant(((3, 2, 4), (-1, 1, 1), (2, -1, -1)), hue.device, torch.int64)
+    centre, slope, foot = corners[..., None, None]
     fade = (sector - centre).abs_().mul_(slope).add_(foot).clamp_(0, 1)
     levels = fade.mul_(share).neg_().add_(1).mul_(level).mul_(255)
     width = hue.shape[-1]
@@ -131,7 +131,8 @@ def brighter(images: Tensor, factor: Tensor) -> Tensor:
 
 def contrasted(images: Tensor, factor: Tensor) -> Tensor:
     """Scale the distance to each picture's mean luma; a factor of 0 leaves the rounded mean."""
-    mean = grey(images).double().mean((1, 2)).cpu()
+    mean = grey(images).double().mean((1, 2))
+    factor = beside(images, factor)
     shift = torch.where(factor == 0, (mean + 0.5).floor(), mean * (1 - factor))
     return truncated(images.float().mul_(column(images, factor)).add_(column(images, shift)))
 

@@ -19,7 +19,7 @@ def sharpened(step: A.Sharpen, images: Tensor, params: Params) -> Tensor:
     """Convolve each picture with its own 3x3 `sharpening_matrix`; borders are mirrored."""
     count, channels, height, width = images.shape
     kernels = beside(images, params["sharpening_matrix"], torch.float32).repeat_interleave(channels, 0)
-    framed = F.pad(images.float(), (1, 1, 1, 1), mode="reflect").view(1, -1, height + 2, width + 2)
+    framed = F.pad(images.float(), (1, 1, 1, 1), mode="reflect").reshape(1, -1, height + 2, width + 2)
     result = F.conv2d(framed, kernels[:, None], groups=count * channels)
     return rounded(result.view_as(images))
 

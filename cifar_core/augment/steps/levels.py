@@ -6,7 +6,6 @@ from typing import Any
 import albumentations as A
 import numpy as np
 import torch
-from albumentations.augmentations.pixel.functional import get_safe_brightness_contrast_params
 from albumentations.pytorch import ToTensorV2
 from torch import Tensor
 
@@ -78,12 +77,18 @@ def draw_brightness(step: A.RandomBrightnessContrast, uniforms: Tensor, images: 
     """Draw contrast and brightness; the latter a share of 255 or of each picture's mean."""
     alpha = 1 + between(uniforms[:, 0], *step.contrast_limit)
     beta = between(uniforms[:, 1], *step.brightness_limit)
-    beta = beta * 255 if step.brightness_by_max else beta * images.double().mean((1, 2, 3)).cpu()
+    beta = beta * 255 if step.brightness_by_max else beside(images, beta) * images.double().mean((1, 2, 3))
     if step.ensure_safe_range:
-        pairs = zip(alpha.tolist(), beta.tolist(), strict=True)
-        safe = [get_safe_brightness_contrast_params(*pair, 255) for pair in pairs]
-        alpha, beta = torch.tensor(safe, dtype=torch.float64).unbind(1)
+        alpha, beta = safe_range(beside(beta, alpha), beta)
     return {"alpha": alpha, "beta": beta}
+
+
+def safe_range(alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    """Narrow alpha and beta so that alpha * x + beta leaves no value of 0..255 out of range."""
+    rising = alpha > 0
+    beta = torch.where(rising, beta.clamp(0, 255), beta.clamp(max=255))
+    alpha = torch.where(rising, torch.minimum(alpha, (255 - beta) / 255), torch.maximum(alpha, -beta / 255))
+    return alpha, beta
 
 
 def gamma_curved(step: A.RandomGamma, images: Tensor, params: Params) -> Tensor:
