@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from cifar_core.augment.uniforms import picture_keys
 from cifar_core.data.sources import load_data
 from experiments.config import build
 from experiments.config.compose import compose
@@ -52,7 +53,7 @@ def bare(epochs: int) -> None:
         model.train()
         order = torch.randperm(len(data.train), generator=generator)
         for batch in order[: steps * 64].split(64):
-            images = augment(data.train.images[batch], generator=generator)
+            images = augment(data.train.images[batch], picture_keys(len(batch), generator))
             images = data.normalize(images.contiguous(memory_format=torch.channels_last))
             loss = F.cross_entropy(model(images), data.train.labels[batch])
             optimizer.zero_grad()

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cifar_core.augment.uniforms import picture_keys
 from cifar_core.data import pixels
 from cifar_core.data.pixels import Place
 from cifar_core.data.split import Data
@@ -336,15 +337,14 @@ def _gradients(model: nn.Module, logits: Tensor) -> Iterator[Finding]:
 
 
 def check_augment(augment: Callable[..., Tensor], data: Data) -> list[Finding]:
-    """Check that a random augmentation draws anew: for the same pictures, from generators of other seeds.
+    """Check that a random augmentation draws anew: for the same pictures, from other keys.
 
     No augmentation, or one that does the same to equal pictures, is not random and passes.
     """
     images = _spread(data.train.images, 8).repeat_interleave(COPIES, 0)
 
     def draw(seed: int) -> Tensor:
-        generator = torch.Generator(images.device).manual_seed(seed)
-        return augment(images.clone(), generator=generator)
+        return augment(images.clone(), picture_keys(len(images), torch.Generator().manual_seed(seed)))
 
     first = draw(1)
     copies = first.unflatten(0, (-1, COPIES))
@@ -354,8 +354,8 @@ def check_augment(augment: Callable[..., Tensor], data: Data) -> list[Finding]:
         Finding(
             "frozen_augmentation",
             f"the augmentation is random, yet gave {len(images)} pictures the same changes in {DRAWS} draws "
-            "with other seeds, so every epoch sees the same pictures: draw from the generator it is called "
-            "with, and neither seed nor keep pictures inside",
+            "with other keys, so every epoch sees the same pictures: make all random numbers from the keys it "
+            "is called with, and keep no pictures inside",
         )
     ]
 

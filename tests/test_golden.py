@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from cifar_core.augment.pipeline import BatchedPipeline
 from cifar_core.augment.recipe import Recipe
-from cifar_core.augment.uniforms import picture_keys, uniforms
+from cifar_core.augment.uniforms import uniforms
 from cifar_core.data.sources import load_data
 from cifar_core.data.split import Data, Split
 from cifar_core.train.loop import train
@@ -126,19 +126,17 @@ class Spy:
         self.mixing = build.mix(cfg, num_classes=PICTURES)
         self.batches: list[dict[str, Tensor]] = []
 
-    def augment(self, images: Tensor, *, generator: torch.Generator) -> Tensor:
-        twin = torch.Generator()
-        twin.set_state(generator.get_state())
-        shown = self.inner(images, generator=generator)
-        self.batches.append({"given": images, "keys": picture_keys(len(images), twin), "shown": shown})
+    def augment(self, images: Tensor, keys: Tensor) -> Tensor:
+        shown = self.inner(images, keys)
+        self.batches.append({"given": images, "keys": keys, "shown": shown})
         return shown
 
     def mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if self.mixing is None:
-            self.batches[-1] |= {"labels": labels, "global": torch.randint(2**62, (1,))}
+            self.batches.append({"labels": labels, "global": torch.randint(2**62, (1,))})
             return images, labels
         mixed, targets = self.mixing(images, labels)
-        self.batches[-1] |= {"labels": labels, "mixed": mixed, "targets": targets}
+        self.batches.append({"labels": labels, "mixed": mixed, "targets": targets})
         return mixed, targets
 
 
@@ -150,7 +148,7 @@ def epochs(cfg: DictConfig, data: Data, spy: Spy) -> Iterator[list[dict[str, Ten
 
 
 def joined(batches: list[dict[str, Tensor]], name: str) -> Tensor:
-    return torch.cat([batch[name] for batch in batches])
+    return torch.cat([batch[name] for batch in batches if name in batch])
 
 
 def splits(*overrides: str) -> dict[str, Any]:
@@ -237,7 +235,7 @@ def mixed(spy: Spy, batches: list[dict[str, Tensor]]) -> dict[str, Any]:
     if spy.mixing is None:
         return {}
     images, targets = joined(batches, "mixed"), joined(batches, "targets")
-    shares = [batch["targets"][0, batch["labels"][0]].item() for batch in batches]
+    shares = [batch["targets"][0, batch["labels"][0]].item() for batch in batches if "targets" in batch]
     facts = {"partners": digest((targets > 0).nonzero()), "shares": shares}
     if torch.equal(images, images.round()):
         return facts | {"mixed": digest(images.to(torch.uint8))}

@@ -1,4 +1,4 @@
-"""The Albumentations backend: the user's recipe, called once per picture, seeded from a torch generator."""
+"""The Albumentations backend: the user's recipe, called once per picture, seeded with its key."""
 
 import copy
 import random
@@ -29,18 +29,15 @@ class PerPicture:
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
 
-    def __call__(self, images: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Augment uint8 images (N, 3, H, W); N pictures take N seeds from `generator`."""
+    def __call__(self, images: Tensor, keys: Tensor) -> Tensor:
+        """Augment uint8 images (N, 3, H, W), each with its key (N,) as the seed."""
         if len(images) == 0:
-            return self._augment(images.new_zeros(1, *images.shape[1:]), torch.zeros(1, dtype=torch.long))[:0]
-        return self._augment(images, picture_keys(len(images), generator))
-
-    def _augment(self, images: Tensor, seeds: Tensor) -> Tensor:
+            return self(images.new_zeros(1, *images.shape[1:]), keys.new_zeros(1))[:0]
         arrays = images.permute(0, 2, 3, 1).cpu().numpy()
         if self.workers == 0 or len(arrays) < 2 * self.workers:
-            pictures = _augmented_all(self.compose, arrays, seeds.tolist())
+            pictures = _augmented_all(self.compose, arrays, keys.tolist())
         else:
-            pictures = self._shared(arrays, seeds)
+            pictures = self._shared(arrays, keys)
         return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous().to(images.device)
 
     def _shared(self, arrays: np.ndarray, seeds: Tensor) -> np.ndarray:

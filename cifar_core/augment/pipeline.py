@@ -25,7 +25,6 @@ from cifar_core.augment.recipe import (
     named_draws,
 )
 from cifar_core.augment.sizes import output_size
-from cifar_core.augment.uniforms import picture_keys
 
 BACKENDS = ("auto", "batched", "albumentations")
 log = logging.getLogger(__name__)
@@ -85,6 +84,17 @@ class Part:
 
     rows: Tensor  # (M,), their places in the batch, on the CPU
     images: Tensor  # (M, 3, H, W)
+    own: bool  # nobody else holds their memory, so they may be changed where they lie
+
+    def take(self, places: Tensor) -> "Part":
+        """Return some of the pictures, by their places (K,) in this part."""
+        taken = self.images.index_select(0, beside(self.images, places))
+        return Part(self.rows[places], taken, own=True)
+
+    def put(self, places: Tensor, images: Tensor) -> "Part":
+        """Return the part with other pictures of the same size in some places (K,)."""
+        mine = self.images if self.own else self.images.clone()
+        return Part(self.rows, mine.index_copy_(0, beside(mine, places), images), own=True)
 
 
 class BatchedPipeline:
@@ -97,16 +107,13 @@ class BatchedPipeline:
         _check(list(walk.visits()))
         self.columns = walk.used
 
-    def __call__(self, images: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Augment uint8 images (N, 3, H, W); N pictures take N keys from `generator`.
+    def __call__(self, images: Tensor, keys: Tensor) -> Tensor:
+        """Augment uint8 images (N, 3, H, W), each as its key (N,) says.
 
         Returns pictures (N, 3, H', W') on the same device: uint8, or float32 after Normalize or ToFloat.
         """
-        return self._augment(images, picture_keys(len(images), generator))
-
-    def _augment(self, images: Tensor, keys: Tensor) -> Tensor:
         if len(images) == 0:
-            return self._augment(images.new_zeros(1, *images.shape[1:]), keys.new_zeros(1))[:0]
+            return self(images.new_zeros(1, *images.shape[1:]), keys.new_zeros(1))[:0]
         return _run(images, self.walk(keys).visits())
 
     def replay(
@@ -120,7 +127,7 @@ class BatchedPipeline:
         if len(draws) != len(images):
             raise ValueError(f"replay must get draws for each of {len(images)} pictures, got {len(draws)}")
         if len(images) == 0:
-            return self._augment(images, torch.empty(0, dtype=torch.long))
+            return self(images, torch.empty(0, dtype=torch.long))
         static = list(self.walk(torch.empty(0, dtype=torch.long)).visits())
         placed = [align(static, self._draws(events)) for events in draws]
         visits = []
@@ -169,7 +176,7 @@ def _check(visits: list[Visit]) -> None:
 def _run(images: Tensor, visits: Iterable[Visit]) -> Tensor:
     if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
         raise ValueError(f"images must be uint8 (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")
-    parts = [Part(torch.arange(len(images)), images)]
+    parts = [Part(torch.arange(len(images)), images, own=False)]
     for visit in visits:
         parts = _merged([new for part in parts for new in _visited(part, visit)])
     if len(parts) > 1:
@@ -186,17 +193,29 @@ def _in_order(part: Part) -> Tensor:
 
 
 def _visited(part: Part, visit: Visit) -> list[Part]:
-    """Change the active pictures of a part; they become parts of their own."""
+    """Change the active pictures of a part; those that come out in another size become parts of their own."""
     active = visit.active[part.rows]
-    count = int(active.sum())
-    if count == 0:
+    places = active.nonzero()[:, 0]
+    if len(places) == 0:
         return [part]
-    if count == len(active):
-        return _changed(part, visit)
-    return [_taken(part, ~active), *_changed(_taken(part, active), visit)]
+    if len(places) == len(active):
+        return [changed for _, changed in _changed(part, visit)]
+    chosen = part.take(places)
+    changes = _changed(chosen, visit)
+    if any(_kind(changed.images) != _kind(part.images) for _, changed in changes):
+        return [part.take((~active).nonzero()[:, 0]), *(changed for _, changed in changes)]
+    for slots, changed in changes:
+        if changed.images is not chosen.images:
+            part = part.put(places[slots], changed.images)
+    return [part]
 
 
-def _changed(part: Part, visit: Visit) -> list[Part]:
+def _kind(images: Tensor) -> tuple[torch.Size, torch.dtype]:
+    return images.shape[1:], images.dtype
+
+
+def _changed(part: Part, visit: Visit) -> list[tuple[Tensor | slice, Part]]:
+    """Return what becomes of all pictures of a part, with their places in it, in one piece for each size."""
     lowering = lowered()[type(visit.step)]
     if visit.recorded is None:
         params = lowering.draw(visit.step, visit.uniforms[part.rows], part.images)
@@ -204,12 +223,19 @@ def _changed(part: Part, visit: Visit) -> list[Part]:
         params = lowering.collate(visit.step, [visit.recorded[row].params for row in part.rows.tolist()])
     changed = lowering.apply(visit.step, part.images, params)
     pieces = [(slice(None), changed)] if isinstance(changed, Tensor) else changed
-    return [Part(part.rows[rows], images) for rows, images in pieces if len(images)]
+    return [
+        (places, Part(part.rows[places], images, _is_own(images, part)))
+        for places, images in pieces
+        if len(images)
+    ]
 
 
-def _taken(part: Part, marked: Tensor) -> Part:
-    rows = marked.nonzero()[:, 0]
-    return Part(part.rows[rows], part.images.index_select(0, beside(part.images, rows)))
+def _is_own(images: Tensor, before: Part) -> bool:
+    """Tell whether the result of a step lies in memory that nothing else uses."""
+    if images is before.images:
+        return before.own
+    apart = images.untyped_storage().data_ptr() != before.images.untyped_storage().data_ptr()
+    return apart and images.is_contiguous()  # else a pixel may stand for several
 
 
 def _merged(parts: list[Part]) -> list[Part]:
@@ -220,6 +246,6 @@ def _merged(parts: list[Part]) -> list[Part]:
     for part in parts:
         by_size.setdefault(part.images.shape[1:], []).append(part)
     return [
-        Part(torch.cat([part.rows for part in same]), torch.cat([part.images for part in same]))
+        Part(torch.cat([part.rows for part in same]), torch.cat([part.images for part in same]), own=True)
         for same in by_size.values()
     ]

@@ -7,8 +7,8 @@ GOLDEN = -0x61C8864680B583EB  # 2^64 / golden ratio, as a signed number
 
 
 def picture_keys(count: int, generator: torch.Generator) -> Tensor:
-    """Draw one key (N,), int64 on the CPU, per picture."""
-    return torch.randint(2**62, (count,), generator=generator, device=generator.device).cpu()
+    """Draw one key (N,), int64, per picture; ``generator`` is one of the CPU."""
+    return torch.randint(2**62, (count,), generator=generator)
 
 
 def uniforms(keys: Tensor, columns: int) -> Tensor:

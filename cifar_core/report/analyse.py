@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_core.augment.protocol import Augment
+from cifar_core.augment.uniforms import picture_keys
 from cifar_core.data.split import Data, Split
 from cifar_core.explain.calibration import fit_temperature, reliabilities
 from cifar_core.explain.cams import Cams, cam_module, cams, evidence
@@ -224,8 +225,8 @@ def _augmented(data: Data, augment: Augment) -> Augmented:
     others = [row for row in range(len(labels)) if row not in firsts]
     rows = torch.tensor((firsts + others)[:AUGMENTED], dtype=torch.int64)
     images = data.train.images[rows.to(data.train.images.device)]
-    generator = torch.Generator(device=images.device).manual_seed(0)
-    draws = augment(images.repeat_interleave(DRAWS, 0), generator=generator).cpu()
+    keys = picture_keys(len(rows) * DRAWS, torch.Generator().manual_seed(0))
+    draws = augment(images.repeat_interleave(DRAWS, 0), keys).cpu()
     return Augmented(images.cpu(), draws.unflatten(0, (len(rows), DRAWS)), labels[rows])
 
 

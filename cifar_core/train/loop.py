@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,11 +13,12 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from cifar_core.augment.protocol import Augment
-from cifar_core.data.split import Data, Split
+from cifar_core.data.split import Data
 from cifar_core.history import Row
+from cifar_core.train.epoch import batches, draw
 from cifar_core.train.predict import evaluate
 from cifar_core.train.settings import TrainerSettings
-from cifar_core.train.state import TrainState, steps_per_epoch
+from cifar_core.train.state import TrainState
 
 BAR_SECONDS = 0.5  # between two readings of the running loss for the progress bar
 
@@ -108,21 +108,17 @@ def _train_epoch(
 ) -> tuple[list[float], int, float]:
     """Return the loss of every batch, the number of hits and the lr of the epoch's last step."""
     device = state.numerics.device
-    generator = _reseed(state.seed, state.epoch + 1, device)
-    steps = steps_per_epoch(len(data.train), settings)
-    order = torch.randperm(len(data.train), generator=generator, device=device)
-    batches = order[: steps * settings.batch_size * settings.accumulate].split(settings.batch_size)
-    mirrored = _mirrored(state.seed, state.epoch + 1, data.train) if settings.alternating_flip else None
-    losses = torch.zeros(len(batches), device=device)  # on the device until the epoch ends
+    lot = draw(state.seed, state.epoch + 1, len(data.train), settings)
+    losses = torch.zeros(len(lot) // settings.batch_size, device=device)  # on the device until the epoch ends
     hits = torch.zeros((), dtype=torch.int64, device=device)
     lr = 0.0
     state.model.train()
-    with _bar(len(batches) * settings.batch_size, state.epoch + 1, settings) as bar:
-        for number, batch in enumerate(batches):
+    with _bar(len(lot), state.epoch + 1, settings) as bar:
+        for number, (images, labels) in enumerate(batches(lot, data.train, augment, settings.batch_size)):
             between_batches()
-            images, targets = _prepare(state, data, batch, augment, mix, generator, mirrored)
+            images, targets = _prepare(state, data, images, labels, mix)
             losses[number], preds = _backward(state, images, targets, criterion, settings.accumulate)
-            hits += (preds == data.train.labels[batch]).sum()
+            hits += (preds == labels).sum()
             if (number + 1) % settings.accumulate == 0:
                 lr = state.optimizer.param_groups[0]["lr"]
                 _update(state, settings)
@@ -130,41 +126,11 @@ def _train_epoch(
     return losses.tolist(), int(hits), lr
 
 
-def _reseed(seed: int, epoch: int, device: torch.device) -> torch.Generator:
-    """Seed the global stream, and return the epoch's own, from (seed, epoch)."""
-    own, everyone = np.random.SeedSequence([seed, epoch]).generate_state(2, np.uint64).tolist()
-    torch.manual_seed(everyone >> 1)
-    return torch.Generator(device).manual_seed(own >> 1)
-
-
-def _mirrored(seed: int, epoch: int, pictures: Split) -> Tensor:
-    """Return which pictures (N,) an epoch shows mirrored: a random half in odd ones, the others in even ones.
-
-    So two epochs in a row show both sides of every picture. Source: Jordan 2024, arXiv:2404.00498.
-    """
-    device = pictures.images.device
-    (own,) = np.random.SeedSequence([seed, 0]).generate_state(1, np.uint64).tolist()
-    generator = torch.Generator(device).manual_seed(own >> 1)
-    half = torch.rand(len(pictures), generator=generator, device=device) < 0.5
-    return half if epoch % 2 else ~half
-
-
 def _prepare(
-    state: TrainState,
-    data: Data,
-    batch: Tensor,
-    augment: Augment,
-    mix: Mix | None,
-    generator: torch.Generator,
-    mirrored: Tensor | None = None,
+    state: TrainState, data: Data, images: Tensor, labels: Tensor, mix: Mix | None
 ) -> tuple[Tensor, Tensor]:
     """Return what the network and the loss see: float images and labels, or weights per class."""
-    images = data.train.images[batch]
-    if mirrored is not None:
-        images = torch.where(mirrored[batch].view(-1, 1, 1, 1), images.flip(-1), images)
-    images = augment(images, generator=generator)
     images = data.normalize(state.numerics.lay_out(images))  # bytes are cheaper to lay out than floats
-    labels = data.train.labels[batch]
     return (images, labels) if mix is None else mix(images, labels)
 
 

@@ -13,6 +13,7 @@ from cifar_core.augment.per_picture import PerPicture, record
 from cifar_core.augment.pipeline import lower
 from cifar_core.augment.protocol import Augment
 from cifar_core.augment.recipe import NotLowered
+from cifar_core.augment.uniforms import picture_keys
 from cifar_core.data.settings import DataSettings
 from cifar_core.data.sources import load_data
 from cifar_core.data.split import Data
@@ -77,10 +78,8 @@ def _augmentation(cfg: DictConfig, data: Data, path: Path) -> Path:
 
     drawn = {}
     for name, (augment, _) in ways.items():
-        generator = torch.Generator().manual_seed(cfg.seed)
-        drawn[name] = augment(images.repeat_interleave(DRAWS, 0), generator=generator).unflatten(
-            0, (-1, DRAWS)
-        )
+        keys = picture_keys(len(images) * DRAWS, torch.Generator().manual_seed(cfg.seed))
+        drawn[name] = augment(images.repeat_interleave(DRAWS, 0), keys).unflatten(0, (-1, DRAWS))
     same = _same_draws(pipeline, steps, images, cfg.seed) if pipeline else []
     names = printable_names(data.classes)
     cards = []
@@ -137,7 +136,7 @@ def _mixing(cfg: DictConfig, data: Data, mix: Any, path: Path) -> Path:
         torch.manual_seed(cfg.seed)
         for _ in range(BATCHES):
             rows = torch.randperm(len(data.train), generator=generator)[:PICTURES]
-            images = augment(data.train.images[rows], generator=generator).float()
+            images = augment(data.train.images[rows], picture_keys(len(rows), generator)).float()
             for image, row in zip(*mix(images, data.train.labels[rows]), strict=True):
                 shares = [
                     f"{names[k]} {row[k]:.0%}" for k in row.argsort(descending=True).tolist() if row[k] > 0

@@ -12,6 +12,7 @@ from cifar_core.augment.lowering import lowered
 from cifar_core.augment.per_picture import PerPicture, record
 from cifar_core.augment.pipeline import augmentation, lower
 from cifar_core.augment.recipe import NotLowered
+from cifar_core.augment.uniforms import picture_keys
 
 COLOUR = (125.3, 123.0, 113.9)
 
@@ -28,8 +29,8 @@ def crop_flip_cutout():
     }
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+def keys(count, seed=0):
+    return picture_keys(count, torch.Generator().manual_seed(seed))
 
 
 class OwnFlip(A.HorizontalFlip):
@@ -40,18 +41,18 @@ class OwnFlip(A.HorizontalFlip):
 def test_same_seed_gives_the_same_pictures_whatever_the_batch_size(backend, pictures):
     images = pictures(50, 32, 32)
     augment = augmentation(crop_flip_cutout(), backend=backend, image_size=32)
-    whole, generator = augment(images, generator=seeded()), seeded()
-    parts = [augment(part, generator=generator) for part in images.split(7)]
+    whole = augment(images, keys(50))
+    parts = [augment(*part) for part in zip(images.split(7), keys(50).split(7), strict=True)]
     assert torch.equal(whole, torch.cat(parts))
-    assert torch.equal(whole, augment(images, generator=seeded()))
-    assert not torch.equal(whole, augment(images, generator=seeded(1)))
+    assert torch.equal(whole, augment(images, keys(50)))
+    assert not torch.equal(whole, augment(images, keys(50, seed=1)))
 
 
 @pytest.mark.parametrize("backend", ["batched", "albumentations"])
 def test_pictures_of_a_batch_and_of_the_next_differ(backend, pictures):
     images = pictures(1, 32, 32).expand(64, -1, -1, -1)
-    augment, generator = augmentation(crop_flip_cutout(), backend=backend, image_size=32), seeded()
-    results = torch.cat([augment(images, generator=generator) for _ in range(2)])
+    augment = augmentation(crop_flip_cutout(), backend=backend, image_size=32)
+    results = torch.cat([augment(images, part) for part in keys(128).split(64)])
     assert len(results.flatten(1).unique(dim=0)) == 128
 
 
@@ -67,7 +68,7 @@ def test_steps_of_equal_probability_happen_independently():
 def test_any_number_of_pictures(backend, count, pictures):
     images = pictures(3, 28, 28)[:count]
     steps = {"crop": A.RandomCrop(20, 24), "turn": A.Rotate(p=0.5)}
-    result = augmentation(steps, backend=backend, image_size=28)(images, generator=seeded())
+    result = augmentation(steps, backend=backend, image_size=28)(images, keys(count))
     assert result.shape == (count, 3, 20, 24)
     assert result.dtype == torch.uint8
     assert lower(steps).replay(images[:0], []).shape == (0, 3, 20, 24)
@@ -82,7 +83,7 @@ def test_input_and_steps_stay_as_they_are(backend, pictures):
         for step in steps.values()
         if hasattr(step, "random_generator")
     ]
-    augmentation(steps, backend=backend, image_size=32)(images, generator=seeded())
+    augmentation(steps, backend=backend, image_size=32)(images, keys(20))
     record(steps, images, seed=0)
     assert torch.equal(images, before)
     after = [
@@ -95,7 +96,7 @@ def test_input_and_steps_stay_as_they_are(backend, pictures):
 
 def test_no_steps_change_nothing(pictures):
     images = pictures(5, 32, 32)
-    assert torch.equal(augmentation({}, image_size=32)(images, generator=seeded()), images)
+    assert torch.equal(augmentation({}, image_size=32)(images, keys(5)), images)
 
 
 UNSUPPORTED = [
@@ -159,7 +160,7 @@ def test_a_subclass_of_a_container_is_unknown():
 
 def test_probability_of_a_whole_recipe_counts():
     images = torch.arange(12, dtype=torch.uint8).view(1, 3, 2, 2).expand(300, -1, -1, -1)
-    result = lower(A.Compose([A.InvertImg(p=1)], p=0.25))(images, generator=seeded())
+    result = lower(A.Compose([A.InvertImg(p=1)], p=0.25))(images, keys(300))
     assert 50 < (result != images).flatten(1).all(1).sum() < 100
 
 
@@ -202,7 +203,7 @@ def test_sizes_may_differ_on_the_way(pictures):
     }
     for backend in ("batched", "albumentations"):
         augment = augmentation(steps, backend=backend, image_size=32)
-        assert augment(pictures(20, 32, 32), generator=seeded()).shape == (20, 3, 32, 32)
+        assert augment(pictures(20, 32, 32), keys(20)).shape == (20, 3, 32, 32)
 
 
 def test_unknown_backend_is_refused():
@@ -276,7 +277,7 @@ def test_recipes_may_end_in_float_pictures(last, pictures):
     expected, draws = record(steps, images, seed=0)
     pipeline = lower(steps)
     assert torch.equal(pipeline.replay(images, draws), expected)
-    assert pipeline(images, generator=seeded()).dtype == torch.float32
+    assert pipeline(images, keys(20)).dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -290,21 +291,21 @@ def test_float_pictures_must_be_all_and_last(steps):
 def test_only_batches_of_uint8_pictures_are_taken(pictures):
     for images in (pictures(2, 8, 8).float(), pictures(2, 8, 8)[0], pictures(2, 8, 8)[:, :1]):
         with pytest.raises(ValueError, match=r"images must be uint8 \(N, 3, H, W\)"):
-            lower([A.HorizontalFlip()])(images, generator=seeded())
+            lower([A.HorizontalFlip()])(images, keys(len(images)))
 
 
 def test_layout_of_the_input_does_not_matter(pictures):
     images = pictures(16, 32, 40)
     augment = lower(list(crop_flip_cutout().values()))
     strided = images.to(memory_format=torch.channels_last)
-    assert torch.equal(augment(strided, generator=seeded()), augment(images, generator=seeded()))
+    assert torch.equal(augment(strided, keys(16)), augment(images, keys(16)))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_and_cpu_agree(pictures):
     images = pictures(64, 32, 32)
     augment = augmentation(crop_flip_cutout(), image_size=32)
-    here, there = augment(images, generator=seeded()), augment(images.cuda(), generator=seeded())
+    here, there = augment(images, keys(64)), augment(images.cuda(), keys(64))
     assert there.is_cuda
     assert ((here.int() - there.cpu().int()).abs() <= 2).float().mean() >= 0.99
 
@@ -314,10 +315,7 @@ def test_the_number_of_workers_changes_nothing():
         256, (13, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     steps = {"crop": A.RandomCrop(24, 24, p=1.0), "hue": A.HueSaturationValue(p=0.5)}
-    outcomes = [
-        PerPicture(steps, workers=workers)(images, generator=torch.Generator().manual_seed(1))
-        for workers in (0, 2, 3)
-    ]
+    outcomes = [PerPicture(steps, workers=workers)(images, keys(13, seed=1)) for workers in (0, 2, 3)]
     assert torch.equal(outcomes[0], outcomes[1])
     assert torch.equal(outcomes[0], outcomes[2])
 

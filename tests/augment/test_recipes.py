@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from cifar_core.augment.per_picture import record
 from cifar_core.augment.pipeline import augmentation, lower
+from cifar_core.augment.uniforms import picture_keys
 from experiments.config import build
 
 FOLDER = Path(__file__).resolve().parents[2] / "conf" / "aug"
@@ -31,7 +32,7 @@ def test_recipe_runs_in_batches_as_in_albumentations(name, pictures):
     difference = (lower(steps).replay(images, draws).int() - expected.int()).abs()
     assert (difference <= 2).float().mean() >= 0.99
     augment = augmentation(steps, backend="batched", image_size=32)
-    result = augment(images, generator=torch.Generator().manual_seed(0))
+    result = augment(images, picture_keys(len(images), torch.Generator().manual_seed(0)))
     assert result.shape == images.shape
     assert result.dtype == torch.uint8
 

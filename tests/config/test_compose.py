@@ -38,7 +38,7 @@ def test_every_option_composes_and_builds(group: str, option: str):
     scheduler = build.scheduler(cfg, optimizer, steps_per_epoch=5)
     assert optimizer.param_groups[0]["lr"] == scheduler.get_last_lr()[0] > 0
     images = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
-    augmented = build.augment(cfg)(images, generator=torch.Generator().manual_seed(0))
+    augmented = build.augment(cfg)(images, torch.arange(len(images)))
     assert (augmented.shape, augmented.dtype) == (images.shape, torch.uint8)
     if mix := build.mix(cfg, num_classes=7):
         mixed, targets = mix(images / 255, torch.tensor([0, 1, 2, 6]))

@@ -230,7 +230,7 @@ def test_the_model_is_left_as_it_was(tmp_path: Path):
         guesses(LABELS),
         settings=AnalysisSettings("light", "", "gradcam", 5),
         cam_layer="stem",
-        augment=lambda images, *, generator: images,
+        augment=lambda images, keys: images,
         history=HISTORY,
         out_dir=tmp_path,
     )

@@ -64,7 +64,7 @@ def test_cards_show_the_right_pictures_in_order(tmp_path: Path, name: str, wrong
 
 def test_the_augmentation_sheet_shows_originals_and_their_draws(tmp_path: Path):
     data = pictures(LABELS)
-    run(data, guesses(LABELS), tmp_path, augment=lambda images, *, generator: 255 - images[..., 4:, 4:])
+    run(data, guesses(LABELS), tmp_path, augment=lambda images, keys: 255 - images[..., 4:, 4:])
     sheet = pixels(tmp_path / "augmentations.png")
     x, y = found_at(sheet, enlarged(data.train.images[0]))
     draw = np.asarray(enlarge(255 - data.train.images[0, :, 4:, 4:]))

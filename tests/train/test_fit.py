@@ -8,6 +8,7 @@ import torch
 import yaml
 from torch import nn
 
+from cifar_core.augment.uniforms import uniforms
 from cifar_core.data.split import Data, Split
 from cifar_core.train import fit as fit_module
 from cifar_core.train import schedules
@@ -32,8 +33,8 @@ def split(count: int, seed: int) -> Split:
 DATA = Data("made", tuple("abcd"), split(50, 0), split(20, 1), split(30, 2), (100.0,) * 3, (60.0,) * 3, "0")
 
 
-def noisy(images: torch.Tensor, *, generator: torch.Generator) -> torch.Tensor:
-    return images ^ torch.randint(8, images.shape, generator=generator, dtype=torch.uint8)
+def noisy(images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    return images ^ (uniforms(keys, images[0].numel()) * 8).to(torch.uint8).view_as(images)
 
 
 def net() -> nn.Module:

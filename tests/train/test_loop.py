@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torchvision.transforms import v2
 
+from cifar_core.augment.uniforms import uniforms
 from cifar_core.data.split import Data, Split
 from cifar_core.train import checkpoint, loop, predict, schedules
 from cifar_core.train import state as state_module
@@ -42,12 +43,12 @@ def data() -> Data:
     return Data("made", names, split(50, 0), split(20, 1), split(30, 2), mean, std, "0")
 
 
-def same(images, *, generator):
+def same(images, keys):
     return images
 
 
-def noisy(images, *, generator):
-    return images ^ torch.randint(8, images.shape, generator=generator, dtype=torch.uint8)
+def noisy(images, keys):
+    return images ^ (uniforms(keys, images[0].numel()) * 8).to(torch.uint8).view_as(images)
 
 
 def net(dropout: float = 0.0) -> nn.Module:
@@ -208,9 +209,9 @@ def draws(data, seed):
     """Return what each epoch drew: order of the pictures, the augmentation's stream, the global one."""
     drawn = {"order": [], "augmentation": [], "global": []}
 
-    def augment(images, *, generator):
+    def augment(images, keys):
         drawn["order"].append(images.clone())
-        drawn["augmentation"].append(torch.rand(3, generator=generator))
+        drawn["augmentation"].append(keys)
         return images
 
     def mix(images, labels):
@@ -218,7 +219,7 @@ def draws(data, seed):
         return images, labels
 
     run(begin(data, seed=seed), data, augment=augment, mix=mix)
-    return {stream: (torch.cat(of[:6]), torch.cat(of[6:])) for stream, of in drawn.items()}
+    return {stream: torch.cat(of).chunk(2) for stream, of in drawn.items()}
 
 
 @pytest.mark.parametrize("stream", ["order", "augmentation", "global"])
@@ -228,14 +229,17 @@ def test_every_epoch_of_every_seed_draws_anew(data, stream):
 
 
 def test_dropout_does_not_follow_the_augmentation(data):
-    seeds = []
+    seeds, drawn = [], []
 
-    def note(images, *, generator):
-        seeds.append((generator.initial_seed(), torch.initial_seed()))
+    def note(images, keys):
+        order = torch.randperm(50, generator=torch.Generator().manual_seed(torch.initial_seed()))[:48]
+        drawn.append(torch.equal(images, data.train.images[order]))
+        seeds.append(torch.initial_seed())
         return images
 
     run(begin(data), data, augment=note)
-    assert len({seed for pair in seeds for seed in pair}) == 4  # two epochs, two streams
+    assert len(set(seeds)) == 2  # epochs
+    assert drawn == [False, False]  # the order is not what the global stream's seed gives
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
@@ -335,7 +339,7 @@ def test_without_val_the_test_set_is_watched(data):
 def test_every_picture_once_an_epoch(data):
     seen = []
 
-    def note(images, *, generator):
+    def note(images, keys):
         seen.append(images.clone())
         return images
 
@@ -349,7 +353,7 @@ def shown_mirrored(data, settings, seed=0):
     """Return, for every epoch, which of the training pictures (N,) were shown mirrored."""
     shown = []
 
-    def note(images, *, generator):
+    def note(images, keys):
         shown.extend(images)
         return images
 
