@@ -354,8 +354,8 @@ def check_augment(augment: Callable[..., Tensor], data: Data) -> list[Finding]:
         Finding(
             "frozen_augmentation",
             f"the augmentation is random, yet gave {len(images)} pictures the same changes in {DRAWS} draws "
-            "with other keys, so every epoch sees the same pictures: make all random numbers from the keys it "
-            "is called with, and keep no pictures inside",
+            "with other keys, so every epoch sees the same pictures: make all random numbers from the keys "
+            "it is called with, and keep no pictures inside",
         )
     ]
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cifar_core.augment import steps
 from cifar_core.augment.uniforms import uniforms
+from cifar_core.device import beside
 
 BLOCK = 64  # pictures
 Params = dict[str, Tensor]  # one row a picture, on the CPU
@@ -81,18 +82,6 @@ def between(uniforms: Tensor, low: float | Tensor, high: float | Tensor) -> Tens
 def whole(uniforms: Tensor, low: int | Tensor, high: int | Tensor) -> Tensor:
     """Map uniform numbers to the integers low..high, both included."""
     return (low + (uniforms * (high - low + 1)).floor()).long()
-
-
-def beside(images: Tensor, values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Return `values` on the device of `images`, without waiting for it."""
-    dtype = dtype or values.dtype
-    if values.device == images.device:
-        return values.to(dtype)
-    if dtype.itemsize <= values.dtype.itemsize:
-        values = values.to(dtype)  # fewer bytes go up
-    if images.device.type == "cuda":
-        values = values.pin_memory()  # from other memory a copy waits
-    return values.to(images.device, dtype, non_blocking=True)
 
 
 @lru_cache(maxsize=256)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cifar_core.augment.lowering import beside, lowered
+from cifar_core.augment.lowering import lowered
 from cifar_core.augment.per_picture import PerPicture
 from cifar_core.augment.protocol import Augment
 from cifar_core.augment.recipe import (
@@ -25,6 +25,7 @@ from cifar_core.augment.recipe import (
     named_draws,
 )
 from cifar_core.augment.sizes import output_size
+from cifar_core.device import beside
 
 BACKENDS = ("auto", "batched", "albumentations")
 log = logging.getLogger(__name__)

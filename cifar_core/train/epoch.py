@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifar_core.augment.lowering import beside
 from cifar_core.augment.protocol import Augment
 from cifar_core.augment.uniforms import picture_keys
 from cifar_core.data.split import Split
+from cifar_core.device import beside
 from cifar_core.train.settings import TrainerSettings
 from cifar_core.train.state import steps_per_epoch
 
@@ -32,10 +32,10 @@ class Lot:
 
 
 def draw(seed: int, epoch: int, pictures: int, settings: TrainerSettings) -> Lot:
-    """Draw lots for an ``epoch``, counted from 1, of a training set of ``pictures``, and seed torch's global stream.
+    """Draw lots for an ``epoch``, counted from 1, of a training set of so many ``pictures``.
 
-    All of it follows from (seed, epoch), what the global stream decides (dropout, mix-up) included. Pictures
-    that fill no optimizer step are left out.
+    All of it follows from (seed, epoch), and so does torch's global stream (dropout, mix-up), which is seeded
+    here. Pictures that fill no optimizer step are left out.
     """
     own, everyone = np.random.SeedSequence([seed, epoch]).generate_state(2, np.uint64).tolist()
     torch.manual_seed(everyone >> 1)
