@@ -1,6 +1,7 @@
 """Optimizers that torch does not have: Muon for convolution filters, and Lookahead around any other."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,21 +12,42 @@ Named = Iterable[tuple[str, nn.Parameter]]
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of X, X X^T X and (X X^T)^2 X: steep at 0 (Jordan et al. 2024)
 
 
-def orthogonalize(matrix: Tensor, *, steps: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """Push all singular values of ``matrix`` (rows, columns) towards 1, in place of an SVD.
+def orthogonalize(
+    matrices: Sequence[Tensor], *, steps: int, dtype: torch.dtype = torch.bfloat16
+) -> list[Tensor]:
+    """Push all singular values of each matrix (rows, columns) towards 1, in place of an SVD.
 
     A quintic Newton-Schulz iteration that trades accuracy for speed: after five steps the singular values
     lie between about 0.7 and 1.2, after three the small ones may still be lower. The arithmetic runs in
-    ``dtype``, which the result has too. Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon.
+    ``dtype``, on all matrices of one shape at once; the results have that of the matrices.
+    Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon.
     """
+    tall = [matrix.shape[0] > matrix.shape[1] for matrix in matrices]
+    wide = [matrix.mT if turned else matrix for matrix, turned in zip(matrices, tall, strict=True)]
+    counts: Counter[torch.Size] = Counter()
+    slots = []  # each matrix's stack and its place there
+    for matrix in wide:
+        slots.append((matrix.shape, counts[matrix.shape]))
+        counts[matrix.shape] += 1
+    device = wide[0].device
+    stacks = {shape: torch.empty(n, *shape, dtype=dtype, device=device) for shape, n in counts.items()}
+    stacked = [stacks[shape][place] for shape, place in slots]
+    torch._foreach_copy_(stacked, wide)
+    norms = torch._foreach_norm(stacked)  # the Frobenius norm is at least the largest singular value
+    torch._foreach_add_(norms, 1e-7)
+    torch._foreach_div_(stacked, norms)
+    done = {shape: _newton_schulz(stack, steps).to(wide[0].dtype) for shape, stack in stacks.items()}
+    results = [done[shape][place] for shape, place in slots]
+    return [result.mT if turned else result for result, turned in zip(results, tall, strict=True)]
+
+
+def _newton_schulz(x: Tensor, steps: int) -> Tensor:
+    """Return the iteration's result for matrices (N, rows, columns) of norm 1, with rows <= columns."""
     a, b, c = COEFFICIENTS
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).to(dtype)
-    x = x / (x.norm() + 1e-7)  # the Frobenius norm is at least the largest singular value
     for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
 
 
 class Muon(Optimizer):
@@ -93,29 +115,54 @@ class Muon(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    (self._orthogonal_step if group["ns_steps"] else self._sgd_step)(parameter, group)
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if parameters:
+                (self._orthogonal_step if group["ns_steps"] else self._sgd_step)(parameters, group)
         return loss
 
-    def _orthogonal_step(self, filters: Tensor, group: dict[str, Any]) -> None:
-        update = self._with_momentum(filters, filters.grad, group)
+    def _orthogonal_step(self, filters: list[Tensor], group: dict[str, Any]) -> None:
+        updates = self._with_momentum(filters, [each.grad for each in filters], group)
         if group["unit_filters"]:
-            filters.mul_(len(filters) ** 0.5 / filters.norm().clamp_min(1e-7))
-        filters.mul_(1 - group["lr"] * group["weight_decay"])
-        orthogonal = orthogonalize(update.flatten(1), steps=group["ns_steps"])
-        filters.add_(orthogonal.reshape(filters.shape).to(filters.dtype), alpha=-group["lr"])
+            norms = torch._foreach_norm(filters)
+            torch._foreach_clamp_min_(norms, 1e-7)
+            torch._foreach_div_(norms, [len(each) ** 0.5 for each in filters])
+            torch._foreach_div_(filters, norms)
+        if group["weight_decay"]:
+            torch._foreach_mul_(filters, 1 - group["lr"] * group["weight_decay"])
+        matrices = [_as_lying(*pair).flatten(1) for pair in zip(updates, filters, strict=True)]
+        orthogonal = orthogonalize(matrices, steps=group["ns_steps"])
+        lying = [_as_lying(each, each) for each in filters]
+        steps = [step.reshape(each.shape) for step, each in zip(orthogonal, lying, strict=True)]
+        torch._foreach_add_(lying, steps, alpha=-group["lr"])
 
-    def _sgd_step(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        gradient = parameter.grad.add(parameter, alpha=group["weight_decay"])  # type: ignore[union-attr]
-        parameter.add_(self._with_momentum(parameter, gradient, group), alpha=-group["lr"])
+    def _sgd_step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        gradients: Any = [parameter.grad for parameter in parameters]
+        if group["weight_decay"]:
+            gradients = torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
+        updates = self._with_momentum(parameters, gradients, group)
+        torch._foreach_add_(parameters, updates, alpha=-group["lr"])
 
-    def _with_momentum(self, parameter: Tensor, gradient: Any, group: dict[str, Any]) -> Tensor:
-        state = self.state[parameter]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(gradient)
-        buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
-        return gradient.add(buffer, alpha=group["momentum"]) if group["nesterov"] else buffer
+    def _with_momentum(self, parameters: list[Tensor], gradients: Any, group: dict[str, Any]) -> list[Tensor]:
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if "momentum_buffer" not in self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(gradient)
+        buffers = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, gradients)
+        return (
+            list(torch._foreach_add(gradients, buffers, alpha=group["momentum"]))
+            if group["nesterov"]
+            else buffers
+        )
+
+
+def _as_lying(tensor: Tensor, filters: Tensor) -> Tensor:
+    """Return ``tensor`` with its axes in the order in which ``filters``, of the same shape, lie in memory.
+
+    So that filters in channels_last are flattened without a copy; in which order columns come is the same
+    to the singular values.
+    """
+    return tensor if filters.is_contiguous() else tensor.movedim(1, -1)
 
 
 def _kind(parameter: Tensor) -> str:

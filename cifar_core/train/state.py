@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from cifar_core.train.average import Average
 from cifar_core.train.numerics import Numerics
 from cifar_core.train.settings import TrainerSettings
 
@@ -23,7 +23,7 @@ class TrainState:
     numerics: Numerics
     scaler: torch.amp.GradScaler  # does nothing unless the dtype is float16
     seed: int
-    ema: AveragedModel | None = None
+    ema: Average | None = None
     epoch: int = 0  # finished epochs
     step: int = 0  # finished optimizer steps
 
@@ -72,7 +72,7 @@ def start(
     scaler = torch.amp.GradScaler(numerics.device.type, enabled=numerics.dtype == torch.float16)
     state = TrainState(model, optimizer, scheduler, numerics, scaler, seed)
     if ema_decay:
-        state.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True)
+        state.ema = Average(model, ema_decay)
     return state
 
 

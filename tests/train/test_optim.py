@@ -8,6 +8,7 @@ from torch.optim import SGD
 
 from cifar_core.train import optim, schedules
 from cifar_core.train.optim import Lookahead, Muon, orthogonalize
+from tests.operations import counted
 
 RATES = {"vectors": {"lr": 0.3, "weight_decay": 0.01}, "matrices": {"lr": 0.2, "weight_decay": 0.02}}
 
@@ -45,7 +46,7 @@ def test_orthogonalize_is_the_polynomial_of_the_singular_values(shape, steps):
     matrix = random(*shape) * 1e-3
     expected = by_singular_values(matrix, steps)
     torch.testing.assert_close(
-        orthogonalize(matrix, steps=steps, dtype=torch.float64), expected, rtol=1e-3, atol=1e-4
+        orthogonalize([matrix], steps=steps, dtype=torch.float64)[0], expected, rtol=1e-3, atol=1e-4
     )  # the small number that guards against a zero norm is all that differs
 
 
@@ -54,20 +55,21 @@ def test_orthogonalize_computes_in_bfloat16(shape):
     """After one step: how a sum rounds is the CPU's choice, and each further step multiplies it."""
     matrix = random(*shape)
     expected = by_singular_values(matrix, 1)
-    fast = orthogonalize(matrix.float(), steps=1)
-    assert fast.dtype == torch.bfloat16
+    (fast,) = orthogonalize([matrix.float()], steps=1)
+    assert fast.dtype == torch.float32
+    assert torch.equal(fast, fast.bfloat16().float())
     assert (fast.double() - expected).norm() < 0.1 * expected.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_five_steps_bring_singular_values_near_one(dtype):
-    singular = torch.linalg.svdvals(orthogonalize(random(32, 288), steps=5, dtype=dtype).double())
+    singular = torch.linalg.svdvals(orthogonalize([random(32, 288)], steps=5, dtype=dtype)[0])
     assert singular.min() > 0.6
     assert singular.max() < 1.3
 
 
 def test_orthogonalize_of_zero_is_zero():
-    assert not orthogonalize(torch.zeros(4, 9), steps=3).any()
+    assert not orthogonalize([torch.zeros(4, 9)], steps=3)[0].any()
 
 
 def test_filters_follow_the_recipe_step_by_step(monkeypatch):
@@ -84,6 +86,58 @@ def test_filters_follow_the_recipe_step_by_step(monkeypatch):
         weight = weight * (8**0.5 / weight.norm()) * (1 - 0.24 * 0.1)
         weight = weight - 0.24 * by_singular_values(gradient + 0.6 * buffer, 3)
         torch.testing.assert_close(model[0].weight.detach().flatten(1), weight, rtol=0, atol=1e-6)
+
+
+# Of a ResNet, of airbench, depthwise, pointwise either way round, of one axis, and twice the same.
+BANKS = [(16, 3, 3, 3), (16, 16, 3, 3), (16, 16, 3, 3), (24, 16, 3, 3), (24, 3, 2, 2), (32, 1, 3, 3)]
+BANKS += [(32, 16, 1, 1), (16, 32, 1, 1), (9, 16, 1, 1), (16, 3, 3), (8, 2, 3, 3, 3), (2, 1, 1, 1)]
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("of_gradients", [torch.channels_last, torch.contiguous_format])
+def test_filters_of_all_shapes_step_together_as_each_would_alone(monkeypatch, layout, of_gradients):
+    monkeypatch.setattr(optim, "orthogonalize", partial(orthogonalize, dtype=torch.float64))
+
+    def lying(tensor, kind):
+        return tensor.contiguous(memory_format=kind if tensor.ndim == 4 else torch.contiguous_format)
+
+    banks = [nn.Parameter(lying(random(*shape, seed=seed), layout)) for seed, shape in enumerate(BANKS)]
+    still = nn.Parameter(random(16, 16, 3, 3))  # gets no gradient
+    pairs = [(str(number), bank) for number, bank in enumerate([*banks, still])]
+    optimizer = Muon(pairs, lr=0.1, momentum=0.9, ns_steps=2, unit_filters=False, **RATES)
+    buffers = [torch.zeros_like(bank) for bank in banks]
+    for step in range(2):
+        before = [bank.detach().clone() for bank in banks]
+        for number, bank in enumerate(banks):
+            bank.grad = lying(random(*bank.shape, seed=100 * step + number), of_gradients)
+        optimizer.step()
+        for number, (bank, old) in enumerate(zip(banks, before, strict=True)):
+            buffers[number] = 0.9 * buffers[number] + bank.grad
+            update = (bank.grad + 0.9 * buffers[number]).reshape(len(old), -1)
+            expected = old - 0.1 * by_singular_values(update, 2).view(old.shape)
+            torch.testing.assert_close(bank.detach(), expected, rtol=0, atol=1e-6)
+            assert torch.equal(optimizer.state[bank]["momentum_buffer"], buffers[number])
+    assert torch.equal(still.detach(), random(16, 16, 3, 3))
+    assert still not in optimizer.state
+
+
+def operations_of_a_step(layers):
+    convolutions = [nn.Conv2d(8, 8, 3).to(memory_format=torch.channels_last) for _ in range(layers)]
+    model = nn.Sequential(*convolutions, nn.Linear(8, 4))
+    optimizer = muon(model)
+    for seed in range(2):
+        fill_gradients(model, seed)
+        for convolution in convolutions:  # as autograd makes them
+            convolution.weight.grad = convolution.weight.grad.contiguous(memory_format=torch.channels_last)
+        with counted() as operations:
+            optimizer.step()
+    return operations
+
+
+def test_a_step_takes_as_many_operations_for_many_layers_of_a_shape_as_for_one():
+    one, many = operations_of_a_step(1), operations_of_a_step(12)
+    assert one == many
+    assert len(one) <= 22 + 10  # of all shapes together; of each, three iterations and the way to float32
 
 
 def test_vectors_and_matrices_follow_nesterov_sgd():
