@@ -27,6 +27,15 @@ def trainer_settings(**changes: Any) -> TrainerSettings:
     return TrainerSettings(**(values | {"device": "cpu", "progress": False} | changes))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked gpu where there is none, unless GPU_TESTS_ON names another device to rehearse it on."""
+    if torch.cuda.is_available() or "GPU_TESTS_ON" in os.environ:
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Keep caches and databases of the user out of the tests, and the tests' out of the user's."""
