@@ -1,7 +1,9 @@
-"""How numbers get to the device that the pictures are on."""
+"""How numbers get to the device that the pictures are on, and pictures from place to place there."""
 
 import torch
 from torch import Tensor
+
+WORDS = (torch.int64, torch.int32, torch.int16)
 
 
 def beside(images: Tensor, values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -14,3 +16,16 @@ def beside(images: Tensor, values: Tensor, dtype: torch.dtype | None = None) -> 
     if images.device.type == "cuda":
         values = values.pin_memory()  # from other memory a copy waits
     return values.to(images.device, dtype, non_blocking=True)
+
+
+def put(images: Tensor, rows: Tensor, others: Tensor) -> Tensor:
+    """Write the pictures `others` (K, ...) over those of contiguous `images` (N, ...) at `rows` (K,)."""
+    words(images).index_copy_(0, beside(images, rows), words(others.contiguous()))
+    return images
+
+
+def words(images: Tensor) -> Tensor:
+    """View contiguous pictures as rows (N, K) of the widest whole numbers: a tenth of the time of bytes."""
+    rows = images.view(len(images), -1)
+    size = rows.shape[1] * rows.itemsize
+    return next((rows.view(word) for word in WORDS if size and size % word.itemsize == 0), rows)

@@ -25,7 +25,7 @@ from cifar_core.augment.recipe import (
     named_draws,
 )
 from cifar_core.augment.sizes import output_size
-from cifar_core.device import beside
+from cifar_core.device import beside, put
 
 BACKENDS = ("auto", "batched", "albumentations")
 log = logging.getLogger(__name__)
@@ -90,12 +90,12 @@ class Part:
     def take(self, places: Tensor) -> "Part":
         """Return some of the pictures, by their places (K,) in this part."""
         taken = self.images.index_select(0, beside(self.images, places))
-        return Part(self.rows[places], taken, own=True)
+        return Part(self.rows[places], taken.contiguous(), own=True)
 
     def put(self, places: Tensor, images: Tensor) -> "Part":
         """Return the part with other pictures of the same size in some places (K,)."""
-        mine = self.images if self.own else self.images.clone()
-        return Part(self.rows, mine.index_copy_(0, beside(mine, places), images), own=True)
+        mine = self.images if self.own else self.images.clone(memory_format=torch.contiguous_format)
+        return Part(self.rows, put(mine, places, images), own=True)
 
 
 class BatchedPipeline:

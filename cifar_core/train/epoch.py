@@ -10,7 +10,7 @@ from torch import Tensor
 from cifar_core.augment.protocol import Augment
 from cifar_core.augment.uniforms import picture_keys
 from cifar_core.data.split import Split
-from cifar_core.device import beside
+from cifar_core.device import beside, put
 from cifar_core.train.settings import TrainerSettings
 from cifar_core.train.state import steps_per_epoch
 
@@ -64,16 +64,20 @@ def batches(lot: Lot, pictures: Split, augment: Augment, batch_size: int) -> Ite
     """
     block = block_size(pictures.images, batch_size)
     order = beside(pictures.images, lot.order)
-    mirrored = None if lot.mirrored is None else beside(pictures.images, lot.mirrored)
     for start in range(0, len(order), block):
         rows = order[start : start + block]
-        images = pictures.images.index_select(0, rows)
-        if mirrored is not None:
-            flipped = mirrored[start : start + block].view(-1, 1, 1, 1)
-            images = torch.where(flipped, images.flip(-1), images)
+        images = pictures.images.index_select(0, rows).contiguous()
+        if lot.mirrored is not None:
+            images = _flipped(images, lot.mirrored[start : start + block])
         images = augment(images, lot.keys[start : start + block])
         labels = pictures.labels.index_select(0, rows)
         yield from zip(images.split(batch_size), labels.split(batch_size), strict=True)
+
+
+def _flipped(images: Tensor, marked: Tensor) -> Tensor:
+    """Swap left and right of the pictures ``marked`` (N,), in place."""
+    places = beside(images, marked.nonzero()[:, 0])
+    return put(images, places, images.index_select(0, places).flip(-1))
 
 
 def block_size(images: Tensor, batch_size: int) -> int:
