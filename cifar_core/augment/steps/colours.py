@@ -1,6 +1,7 @@
 """Hue, saturation, grey, and the channels themselves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import albumentations as A
@@ -10,9 +11,11 @@ from torch import Tensor
 from cifar_core.augment.lowering import (
     Lowering,
     Params,
+    as_bytes,
     beside,
     between,
-    column,
+    block_by_block,
+    columns,
     constant,
     in_blocks,
     kept,
@@ -49,15 +52,23 @@ def to_hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     ahead = (green & red_most) | (blue & green_most) | (red & blue_most)
     behind = (blue & red_most) | (red & green_most) | (green & blue_most)
     sixths = (green_most & 2) | (blue_most & 4)
-    steps = torch.arange(256, dtype=torch.int32, device=images.device).clamp(min=1)
-    per_value = ((255 << 13) + steps) // (2 * steps)  # 255 / steps, rounded, in fixed point of 12 bits
-    per_spread = ((30 << 13) + steps) // (2 * steps)
     value, spread = value.int(), spread.int()
-    hue = sixths.int().mul_(spread).add_(ahead.int()).sub_(behind.int())
-    hue = looked_up(per_spread, spread).mul_(hue).add_(1 << 11).bitwise_right_shift_(12)
+    per_spread, per_value = (
+        looked_up(constant(quotients(number), images.device, torch.int32), divisor)
+        for number, divisor in ((30, spread), (255, value))
+    )
+    hue = sixths.int().mul_(spread).add_(ahead).sub_(behind)
+    hue = hue.mul_(per_spread).add_(1 << 11).bitwise_right_shift_(12)
     hue.add_((hue >> 31) & 180)  # where negative
-    saturation = looked_up(per_value, value).mul_(spread).add_(1 << 11).bitwise_right_shift_(12)
+    saturation = per_value.mul_(spread).add_(1 << 11).bitwise_right_shift_(12)
     return hue, saturation, value
+
+
+@cache
+def quotients(number: int) -> tuple[int, ...]:
+    """Return number / n for n of 0..255 (0 as 1), rounded, in fixed point of 12 bits."""
+    divisors = [max(n, 1) for n in range(256)]
+    return tuple(((number << 13) + n) // (2 * n) for n in divisors)
 
 
 def from_hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
@@ -70,27 +81,26 @@ def from_hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     centre, slope, foot = corners[..., None, None]
     fade = (sector - centre).abs_().mul_(slope).add_(foot).clamp_(0, 1)
     levels = fade.mul_(share).neg_().add_(1).mul_(level).mul_(255)
-    width = hue.shape[-1]
-    levels[..., width // VECTOR * VECTOR :] += 0.5
-    return levels.to(torch.uint8)  # truncates
+    rest = hue.shape[-1] % VECTOR
+    if rest:
+        levels[..., -rest:] += 0.5
+    return as_bytes(levels)
 
 
 def turned(hue: Tensor, shift: Tensor) -> Tensor:
-    """Add `shift` (M,) to the hue, of 180."""
-    hue = hue + beside(hue, shift.floor() % 180, torch.int32).view(-1, 1, 1)
+    """Add `shift`, of 0..179, to the hue."""
+    hue = hue + shift
     return hue.sub_(((179 - hue) >> 31) & 180)  # 5 times as fast as `%`
 
 
 def hsv_shifted(step: A.HueSaturationValue, images: Tensor, params: Params) -> Tensor:
     """Add `hue_shift` (of 180, wraps around), `sat_shift` and `val_shift`; grey stays grey."""
     hue, saturation, value = to_hsv(images)
-    more_sat, more_val = (
-        beside(images, params[name].trunc(), torch.int32).view(-1, 1, 1)
-        for name in ("sat_shift", "val_shift")
-    )
+    shifts = params["hue_shift"].floor() % 180, params["sat_shift"].trunc(), params["val_shift"].trunc()
+    turn, more_sat, more_val = columns(images, *shifts, dtype=torch.int32)
     coloured = (-saturation) >> 31  # all bits where not 0
-    saturation = (saturation + more_sat).clamp_(0, 255).bitwise_and_(coloured)
-    changed = from_hsv(turned(hue, params["hue_shift"]), saturation, (value + more_val).clamp_(0, 255))
+    saturation = (saturation + more_sat[:, 0]).clamp_(0, 255).bitwise_and_(coloured)
+    changed = from_hsv(turned(hue, turn[:, 0]), saturation, (value + more_val[:, 0]).clamp_(0, 255))
     return kept(images, changed, ~torch.stack(list(params.values())).any(0))
 
 
@@ -126,27 +136,31 @@ def grey_limits(step: A.ToGray) -> str:
 
 def brighter(images: Tensor, factor: Tensor) -> Tensor:
     """Scale the values by `factor` (M,)."""
-    return truncated(images.float().mul_(column(images, factor)))
+    (scale,) = columns(images, factor)
+    return truncated(images * scale)
 
 
 def contrasted(images: Tensor, factor: Tensor) -> Tensor:
     """Scale the distance to each picture's mean luma; a factor of 0 leaves the rounded mean."""
-    mean = grey(images).double().mean((1, 2))
+    total = grey(images).sum((1, 2), dtype=torch.int32)  # exact below 8 million pixels
+    mean = total.double() / (images.shape[-2] * images.shape[-1])
     factor = beside(images, factor)
     shift = torch.where(factor == 0, (mean + 0.5).floor(), mean * (1 - factor))
-    return truncated(images.float().mul_(column(images, factor)).add_(column(images, shift)))
+    scale, shift = columns(images, factor, shift)
+    return truncated((images * scale).add_(shift))
 
 
 def saturated(images: Tensor, factor: Tensor) -> Tensor:
     """Scale the distance to the luma."""
-    weighted = column(images, 1 - factor) * grey(images)[:, None]
-    return rounded(torch.addcmul(weighted, images.float(), column(images, factor)))
+    scale, rest = columns(images, factor, 1 - factor)
+    return rounded((rest * grey(images)[:, None]).addcmul(images.float(), scale))
 
 
 def hue_turned(images: Tensor, factor: Tensor) -> Tensor:
     """Turn the hue by `factor` of a circle."""
     hue, saturation, value = to_hsv(images)
-    return kept(images, from_hsv(turned(hue, 180 * factor), saturation, value), factor == 0)
+    (turn,) = columns(images, (180 * factor).floor() % 180, dtype=torch.int32)
+    return from_hsv(turned(hue, turn[:, 0]), saturation, value)
 
 
 JITTERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -155,17 +169,35 @@ JITTERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "saturation": saturated,
     "hue": hue_turned,
 }
+WITHOUT_EFFECT = {"brightness": 1, "contrast": 1, "saturation": 1, "hue": 0}
 
 
 def jittered(step: A.ColorJitter, images: Tensor, params: Params) -> Tensor:
     """Change brightness, contrast, saturation and hue in each picture's own `order` (M, 4)."""
-    images = images.clone()
-    for turn in range(len(JITTERS)):
+    changed = images
+    for turn in turns(params):
         for position, (name, change) in enumerate(JITTERS.items()):
-            rows = (params["order"][:, turn] == position).nonzero()[:, 0]
-            here = beside(images, rows)
-            images.index_copy_(0, here, change(images.index_select(0, here), params[name][rows]))
-    return images
+            rows = (turn == position).nonzero()[:, 0]
+            if len(rows) == len(images):
+                changed = block_by_block(change, changed, params[name])
+            elif len(rows):
+                changed = changed.clone() if changed is images else changed
+                here = beside(images, rows)
+                part = block_by_block(change, changed.index_select(0, here), params[name][rows])
+                changed.index_copy_(0, here, part)
+    return changed
+
+
+def turns(params: Params) -> Sequence[Tensor]:
+    """Return which factor each picture meets first, second and so on, (M,) each; -1 where none is left.
+
+    Factors without effect take no turn, so a jitter of one factor is one pass over all pictures.
+    """
+    acts = torch.stack([params[name] != same for name, same in WITHOUT_EFFECT.items()], 1)
+    in_order = acts.gather(1, params["order"])
+    first = (~in_order).byte().argsort(dim=1, stable=True)
+    order = params["order"].masked_fill(~in_order, -1).gather(1, first)
+    return order[:, : int(acts.sum(1).max())].unbind(1)
 
 
 def draw_jitter(step: A.ColorJitter, uniforms: Tensor, images: Tensor) -> Params:

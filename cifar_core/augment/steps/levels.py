@@ -15,7 +15,7 @@ from cifar_core.augment.lowering import (
     beside,
     between,
     colour,
-    column,
+    columns,
     in_blocks,
     looked_up,
     more,
@@ -34,9 +34,10 @@ def inverted(step: Any, images: Tensor, params: Params) -> Tensor:
 
 def solarized(step: A.Solarize, images: Tensor, params: Params) -> Tensor:
     """Invert the values from `threshold`, a share of 255, upwards."""
-    least = (params["threshold"] * 255).ceil().clamp(max=256).to(torch.int16)
-    above = images >= beside(images, least).view(-1, 1, 1, 1)
-    return images ^ (above.to(torch.uint8) * 255)
+    least = (params["threshold"] * 255).ceil().clamp(max=256)
+    (below,) = columns(images, least - 1, dtype=torch.int16)
+    above = (below - images) >> 15  # all bits where true; 3 times as fast as a comparison
+    return images ^ above.to(torch.uint8)
 
 
 def draw_threshold(step: A.Solarize, uniforms: Tensor, images: Tensor) -> Params:
@@ -68,18 +69,20 @@ def collate_bits(step: A.Posterize, draws: Sequence[Mapping[str, Any]]) -> Param
 
 def brightened(step: A.RandomBrightnessContrast, images: Tensor, params: Params) -> Tensor:
     """Return alpha * x + beta."""
-    return truncated(
-        images.float().mul_(column(images, params["alpha"])).add_(column(images, params["beta"]))
-    )
+    alpha, beta = columns(images, params["alpha"], params["beta"])
+    return truncated((images * alpha).add_(beta))
 
 
 def draw_brightness(step: A.RandomBrightnessContrast, uniforms: Tensor, images: Tensor) -> Params:
     """Draw contrast and brightness; the latter a share of 255 or of each picture's mean."""
     alpha = 1 + between(uniforms[:, 0], *step.contrast_limit)
     beta = between(uniforms[:, 1], *step.brightness_limit)
-    beta = beta * 255 if step.brightness_by_max else beside(images, beta) * images.double().mean((1, 2, 3))
+    if step.brightness_by_max:
+        beta = beta * 255
+    else:
+        alpha, beta = beside(images, alpha), beside(images, beta) * images.double().mean((1, 2, 3))
     if step.ensure_safe_range:
-        alpha, beta = safe_range(beside(beta, alpha), beta)
+        alpha, beta = safe_range(alpha, beta)
     return {"alpha": alpha, "beta": beta}
 
 
@@ -93,10 +96,11 @@ def safe_range(alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
 
 def gamma_curved(step: A.RandomGamma, images: Tensor, params: Params) -> Tensor:
     """Raise the values, as shares of 255, to the power `gamma`, through one table a picture."""
-    levels = torch.arange(256, dtype=torch.float64) * (1 / 255)
-    table = (levels ** params["gamma"].double()[:, None] * 255).clamp_(max=255).to(torch.uint8)
+    levels = torch.arange(256, dtype=torch.float64, device=images.device) * (1 / 255)
+    gamma = beside(images, params["gamma"], torch.float64)
+    table = (levels ** gamma[:, None] * 255).clamp_(max=255).to(torch.uint8)
     first = torch.arange(len(images), device=images.device, dtype=torch.int32).view(-1, 1, 1, 1) * 256
-    return looked_up(beside(images, table).view(-1), images.int() + first)
+    return looked_up(table.view(-1), images.int() + first)
 
 
 def draw_gamma(step: A.RandomGamma, uniforms: Tensor, images: Tensor) -> Params:
@@ -119,10 +123,11 @@ def draw_shift(step: A.RGBShift, uniforms: Tensor, images: Tensor) -> Params:
 def draw_noise(step: A.GaussNoise, uniforms: Tensor, images: Tensor) -> Params:
     """Draw mean and standard deviation for each picture, then normal noise for each value or pixel."""
     height, width = images.shape[-2:]
-    std = column(images, between(uniforms[:, 0], *step.std_range))
-    mean = column(images, between(uniforms[:, 1], *step.mean_range))
+    uniforms = beside(images, uniforms)
+    spread, centre = between(uniforms[:, 0], *step.std_range), between(uniforms[:, 1], *step.mean_range)
+    std, mean = columns(images, spread, centre)
     channels = 3 if step.per_channel else 1
-    shares = more(beside(images, uniforms[:, 2]), channels * height * width)
+    shares = more(uniforms[:, 2], channels * height * width)
     noise = torch.erfinv((shares * 2 - 1).float().clamp_(-SURE, SURE)) * 2**0.5
     return {"noise_map": (noise.view(-1, channels, height, width) * std + mean).expand(-1, 3, -1, -1) * 255}
 
@@ -165,7 +170,7 @@ def unchanged(step: Any, images: Tensor, params: Params) -> Tensor:
 LOWERED = {
     A.InvertImg: Lowering(inverted),
     A.Solarize: Lowering(
-        solarized,
+        in_blocks(solarized),
         draw_threshold,
         stacked("threshold"),
         columns=lambda step: 1,
@@ -179,7 +184,7 @@ LOWERED = {
         examples=({}, {"num_bits": (1, 7)}, {"num_bits": [(1, 3), (4, 4), (2, 7)]}),
     ),
     A.RandomBrightnessContrast: Lowering(
-        brightened,
+        in_blocks(brightened),
         draw_brightness,
         stacked("alpha", "beta"),
         columns=lambda step: 2,
@@ -191,7 +196,7 @@ LOWERED = {
         ),
     ),
     A.RandomGamma: Lowering(
-        gamma_curved,
+        in_blocks(gamma_curved),
         draw_gamma,
         stacked("gamma"),
         columns=lambda step: 1,
