@@ -43,6 +43,7 @@ def main() -> None:
     with exit_codes():
         signals.catch()
         with user_mistakes():
+            _refuse_several_processes()
             args = arguments.read(sys.argv[1:])
         if args.resume is not None:
             _resume(args)
@@ -76,6 +77,19 @@ def main() -> None:
             raise OSError(f"the run folder cannot be made: {one_line(error)}; {place}") from error
         except SystemExit as end:  # `--cfg job --package nothing`, which Hydra has told
             raise SystemExit(USER if end.code == 1 and args.cfg else end.code) from None
+
+
+def _refuse_several_processes() -> None:
+    """Raise ValueError under torchrun with several processes, each of which would do all of the work.
+
+    It gives each of them these three; a batch system sets others, or one of them alone.
+    """
+    count = os.environ.get("WORLD_SIZE", "")
+    if count.isdigit() and int(count) > 1 and {"RANK", "MASTER_ADDR"} <= os.environ.keys():
+        raise ValueError(
+            f"torchrun must start one process, got WORLD_SIZE={count}: a run uses one GPU; "
+            "without torchrun, a sweep (-m) uses all of them, one a trial"
+        )
 
 
 def _resume(args: Namespace) -> None:
