@@ -26,7 +26,7 @@ class TrainerSettings:
     channels_last: bool = True
     compile: bool = False  # torch.compile; adds nothing on CPU
     threads: int = 0  # CPU threads; 0 = torch's choice
-    checkpoint_seconds: float = 60  # last.pt is written at epoch ends, at most this often, and at the end
+    checkpoint_seconds: float = 60  # last.pt and best.pt are written at most this often, and at the end
     keep: str = "best"  # checkpoints that stay after a finished run: all, best, none
     guards: str = "stop"  # what a check that finds the training broken does: stop, warn, off
     progress: bool = True  # progress bar on a terminal

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from cifar_core.history import Row
 from cifar_core.train import checkpoint
@@ -21,8 +21,10 @@ MB = 1_000_000
 
 
 class Checkpoints:
-    """Writes best.pt and last.pt; last.pt is kept in two generations, should the newer one be damaged.
+    """Writes last.pt and best.pt at most every so many seconds; between, both are kept in the CPU's memory.
 
+    last.pt is kept in two generations, should the newer one be damaged, and holds the best weights too: what
+    a kill leaves in best.pt may be of another epoch, and a run that goes on writes it anew.
     ``identity`` says which run a checkpoint belongs to: hashes of configuration and data.
     """
 
@@ -31,6 +33,8 @@ class Checkpoints:
         self.identity = identity
         self.every_seconds = every_seconds
         self._saved = time.monotonic()
+        self._best: dict[str, Any] | None = None  # weights and epoch, as in best.pt
+        self._best_on_disk = 0  # epoch
         self._unsaved: dict[str, Any] | None = None
 
     def resume(self, state: TrainState) -> list[Row]:
@@ -48,6 +52,8 @@ class Checkpoints:
                     f"fingerprint {saved['identity']['data']}, got {self.identity['data']}"
                 )
             state.load_state_dict(saved["state"])
+            if best := saved.get("best"):  # an earlier version kept it in best.pt alone
+                self._save_best(best)
             log.info("goes on after epoch %d of %s", state.epoch, self.folder.path)
             return saved["history"]
         return []
@@ -71,23 +77,30 @@ class Checkpoints:
         return saved
 
     def keep(self, state: TrainState, history: Sequence[Row], *, is_best: bool, over: bool) -> None:
-        """Write, after an epoch, best.pt if it is the best one and last.pt if it is due."""
+        """Keep an epoch that has ended, and write it if that is due or it is the last one."""
         if is_best:
-            checkpoint.save(self.folder.best, {"model": state.best_model.state_dict(), "epoch": state.epoch})
+            self._best = _copied({"model": state.best_model.state_dict(), "epoch": state.epoch})
         content = {"identity": self.identity, "state": state.state_dict(), "history": list(history)}
-        if over or time.monotonic() - self._saved >= self.every_seconds:
-            self._write(content)
+        if not over and time.monotonic() - self._saved < self.every_seconds:
+            self._unsaved = _copied(content)  # the state goes on changing
         else:
-            self._unsaved = copy.deepcopy(content)  # the state goes on changing
+            self._write(content)
 
     def save_unsaved(self) -> None:
-        """Write the last finished epoch if it was not due, as when a signal ends the run."""
+        """Write the last finished epoch if it was not due, as when a signal or an error ends the run."""
         if self._unsaved is not None:
             self._write(self._unsaved)
 
     def _write(self, content: dict[str, Any]) -> None:
-        checkpoint.save(self.folder.last, content, previous=self.folder.previous)
+        best = self._best
+        checkpoint.save(self.folder.last, content | {"best": best}, previous=self.folder.previous)
+        if best is not None and best["epoch"] != self._best_on_disk:
+            self._save_best(best)
         self._saved, self._unsaved = time.monotonic(), None
+
+    def _save_best(self, best: dict[str, Any]) -> None:
+        checkpoint.save(self.folder.best, best)
+        self._best, self._best_on_disk = best, best["epoch"]
 
     def load_best(self, model: nn.Module, epoch: int) -> None:
         """Give ``model`` the best weights, those after ``epoch``."""
@@ -115,9 +128,23 @@ class Checkpoints:
 
     @staticmethod
     def bytes_needed(state: TrainState) -> int:
-        """Return the most that checkpoints take at one time: three of the state, two of the best weights.
+        """Return the most that checkpoints take at one time: three of last.pt, two of best.pt.
 
         The optimizer's own state is taken as two numbers a weight, as Adam has it: it is empty before a step.
         """
         weights = sum(t.numel() * t.element_size() for t in state.model.state_dict().values())
-        return 3 * (3 + (state.ema is not None)) * weights + 2 * weights
+        return 3 * (3 + (state.ema is not None) + 1) * weights + 2 * weights
+
+
+def _copied(content: Any) -> Any:
+    """Return a copy in the CPU's memory, where it costs the network on a GPU nothing."""
+    if isinstance(content, Tensor):
+        return content.detach().to("cpu", copy=True)
+    if isinstance(content, dict):
+        twin = copy.copy(content)  # with the versions that a state_dict carries beside its items
+        twin.update({key: _copied(value) for key, value in content.items()})
+        return twin
+    if isinstance(content, list | tuple):
+        parts = [_copied(part) for part in content]
+        return parts if isinstance(content, list) else tuple(parts)
+    return copy.deepcopy(content)

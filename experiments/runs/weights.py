@@ -74,7 +74,10 @@ def _check_answer(model: nn.Module, image_size: int) -> None:
 def _weights(path: Path) -> tuple[dict[str, Tensor], int]:
     if not path.exists():
         kept = ", ".join(name for name in CHECKPOINTS if path.with_name(f"{name}.pt").exists()) or "none"
-        raise FileNotFoundError(f"{path} is not there; trainer.keep left: {kept}")
+        left = f"trainer.keep left: {kept}"
+        if not path.with_name("result.json").exists():
+            left = "a run writes it every trainer.checkpoint_seconds and when it ends"
+        raise FileNotFoundError(f"{path} is not there; {left}")
     content = load(path)
     weights = weights_in(content, path)
     try:

@@ -2,6 +2,7 @@
 
 import copy
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -138,10 +139,58 @@ def test_the_best_weights_are_the_ones_evaluated(tmp_path: Path):
         if is_best:
             average = copy.deepcopy(state.best_model.state_dict())
         keep(kept, state, is_best=is_best)
+    assert not list(tmp_path.iterdir())  # none is due
+    kept.save_unsaved()
     assert load(tmp_path / "best.pt")["epoch"] == 2
     other = begin().model
     kept.load_best(other, 2)
     assert_same(other.state_dict(), average)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL, which no code sees."""
+
+
+@pytest.mark.parametrize("moment", range(1, 9))  # of the files put in place: 2 + 3 + 3
+def test_wherever_a_kill_falls_the_best_weights_are_those_of_the_epoch_that_the_history_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+):
+    """Each epoch is better than the one before; those trained again after the kill are not, as on a GPU."""
+    state, kept, average, placed = begin(ema_decay=0.5), checkpoints(tmp_path, 0), {}, []
+    into_place = Path.replace
+
+    def replace(path: Path, target: Path) -> Path:
+        placed.append(path)
+        if len(placed) == moment:
+            raise Killed
+        return into_place(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with suppress(Killed):
+        while True:
+            go_on(state)
+            average[state.epoch] = copy.deepcopy(state.best_model.state_dict())
+            keep(kept, state, is_best=True)
+    monkeypatch.undo()
+
+    state, kept = begin(ema_decay=0.5), checkpoints(tmp_path)
+    best = len(kept.resume(state))
+    assert max(average) - 1 <= best == state.epoch
+    while state.epoch < 5:
+        go_on(state)
+        if is_best := best == 0:  # nothing was left, and all is trained again
+            best, average[1] = 1, copy.deepcopy(state.best_model.state_dict())
+        keep(kept, state, is_best=is_best, over=state.epoch == 5)
+    saved = load(tmp_path / "best.pt")
+    assert saved["epoch"] == best
+    assert_same(saved["model"], average[best])
+
+
+def test_what_is_kept_between_two_writes_lies_in_the_cpus_memory_whatever_the_device(tmp_path: Path):
+    state, kept = begin(), checkpoints(tmp_path)
+    state.model.to("meta")
+    with pytest.raises(NotImplementedError, match="meta"):  # a copy to the CPU, which a meta tensor refuses
+        keep(kept, state)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +209,7 @@ def test_the_space_that_is_asked_for_holds_all_checkpoints_at_their_most(tmp_pat
     state, kept = begin(ema_decay), checkpoints(tmp_path, 0)
     needed = kept.bytes_needed(state)
     go_on(state)
-    saved = state.state_dict()
+    saved = state.state_dict() | {"best": state.model.state_dict()}
 
     def size(values: object) -> int:
         if isinstance(values, torch.Tensor):

@@ -76,6 +76,9 @@ def test_killed_again_and_again(tmp_path: Path):
         np.load(whole / "analysis/predictions.npz") as other,
     ):
         assert np.array_equal(one["logits"], other["logits"])
+    best = [torch.load(each / "best.pt", weights_only=True) for each in (folder, whole)]
+    assert best[0]["epoch"] == best[1]["epoch"]
+    assert all(torch.equal(best[0]["model"][key], best[1]["model"][key]) for key in best[0]["model"])
     states = [torch.load(each / "last.pt", weights_only=True)["state"] for each in (folder, whole)]
     for part in ("model", "ema"):
         assert all(torch.equal(states[0][part][key], states[1][part][key]) for key in states[0][part])
