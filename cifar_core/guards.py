@@ -17,6 +17,7 @@ from cifar_core.data import pixels
 from cifar_core.data.pixels import Place
 from cifar_core.data.split import Data
 from cifar_core.history import Row
+from cifar_core.memory import out_of_memory
 from cifar_core.train.numerics import Numerics
 from cifar_core.train.predict import described
 
@@ -256,7 +257,7 @@ def _said(model: nn.Module, images: Tensor) -> Any:
     try:
         return model.forward(images)  # a call would compile for this batch size
     except Exception as error:  # a network can fail in any way
-        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error):
+        if out_of_memory(error):
             raise
         return error
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TextIO
 
+from cifar_core.memory import out_of_memory
 from cifar_core.processes import ENDING
 
 USER, ENVIRONMENT, GUARD = 2, 1, 3  # exit codes: the configuration or arguments, the machine, a guard
@@ -84,10 +85,15 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def user_mistakes() -> Iterator[None]:
-    """Turn the ValueError or FileNotFoundError of a check into UserError; around set-up code only."""
+    """Turn the ValueError or FileNotFoundError of a check into UserError; around set-up code only.
+
+    One that was made of a lack of memory becomes MemoryError.
+    """
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
+        if out_of_memory(error):
+            raise MemoryError(one_line(error)) from error
         raise UserError(one_line(error)) from error
 
 
@@ -118,6 +124,8 @@ def exit_codes() -> Iterator[None]:
     except Exception as error:
         if signals.pending is not None:  # it came within code that made another error of it
             _end_stopped(Stopped(signals.pending), error)
+        if out_of_memory(error):
+            _end(error, ENVIRONMENT)
         traceback.print_exc()  # with the notes
         raise SystemExit(ENVIRONMENT) from None
     finally:

@@ -13,7 +13,7 @@ from tests.imports import graph, imports, sources
 
 FORBIDDEN = ("hydra", "omegaconf", "mlflow", "optuna", "submitit", "experiments")  # in cifar_core
 
-BASE = {"device", "files", "history", "laws", "processes"}
+BASE = {"device", "files", "history", "laws", "memory", "processes"}
 
 # Each room of cifar_core and the rooms it may import.
 ROOMS: dict[str, set[str]] = {

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from cifar_core.augment.protocol import Augment
 from cifar_core.data.split import Data
+from cifar_core.memory import TRAINING, memory_explained
 from cifar_core.train import schedules
 from cifar_core.train.loop import EpochResult, Mix, train
 from cifar_core.train.numerics import set_up
@@ -48,7 +49,8 @@ def fit(
     The model is moved to the device, ``data`` copied there. With ``ema_decay`` the model gets the average of
     its weights when the generator ends, also after a break. Sets torch's matrix precision and global seed
     and, with ``threads``, its thread count. Raises TypeError for a setting that only a run heeds, such as
-    early_stop: break out of the loop instead.
+    early_stop: break out of the loop instead; the generator raises MemoryError where memory is lacking,
+    whatever torch or CUDA raised.
     """
     unheeded = [name for name in CALLERS if name in settings]
     if unheeded:
@@ -70,7 +72,8 @@ def _epochs(
     state: TrainState, data: Data, augment: Augment, settings: TrainerSettings, mix: Mix | None
 ) -> Iterator[EpochResult]:
     try:
-        yield from train(state, data, augment, settings, mix=mix)
+        with memory_explained(TRAINING):
+            yield from train(state, data, augment, settings, mix=mix)
     finally:
         if state.ema is not None:
             state.model.load_state_dict(state.best_model.state_dict())

@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from cifar_core.augment.protocol import Augment
 from cifar_core.data.split import Data, Split
+from cifar_core.memory import TRAINING, memory_explained
 from cifar_core.train.loop import Criterion, Mix, train
 from cifar_core.train.settings import TrainerSettings
 from cifar_core.train.state import TrainState
@@ -71,6 +72,7 @@ class _Enough(Exception):
     """Ends the training of a range test."""
 
 
+@memory_explained(TRAINING)
 def lr_range_test(
     state: TrainState,
     data: Data,
@@ -92,7 +94,7 @@ def lr_range_test(
     group keeps its ratio to the first, whose lr is told; a cycled momentum stays at the value that belongs to
     the peak. Ends early where the smoothed loss is above ``diverge`` times its best or a loss is not finite.
     Afterwards, also after an exception, ``state``, gradients and torch's random streams are as before.
-    Raises ValueError for impossible arguments.
+    Raises ValueError for impossible arguments, MemoryError where memory is lacking, whatever torch raised.
     """
     check_range(state.optimizer, start=start, end=end, steps=steps, smoothing=smoothing, diverge=diverge)
     seen = RangeTest(smoothing)

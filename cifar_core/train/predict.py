@@ -7,12 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar_core.data.split import Data, Split
+from cifar_core.memory import EVALUATION, memory_explained
 from cifar_core.train.numerics import Numerics
 from cifar_core.train.settings import TrainerSettings
 from cifar_core.train.tta import averaged
 
 
 @torch.no_grad()
+@memory_explained(EVALUATION)
 def predict(
     model: nn.Module,
     data: Data,
@@ -25,7 +27,8 @@ def predict(
 ) -> Tensor:
     """Return float32 logits (N, K) of all pictures of ``split``, on its device; the training flag is kept.
 
-    ``tta`` names the views of each picture to average over (`cifar_core.train.tta`).
+    ``tta`` names the views of each picture to average over (`cifar_core.train.tta`). Raises MemoryError where
+    memory is lacking, whatever torch or CUDA raised.
     """
     training = model.training
     model.eval()

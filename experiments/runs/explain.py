@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cifar_core.history import best_epoch
+from cifar_core.memory import out_of_memory
 from cifar_core.report.analyse import analyse
 from experiments.cli import one_line
 from experiments.config.compose import differences
@@ -37,7 +38,7 @@ def explain(job: Job, logits: dict[str, Tensor], tracker: Tracker, result: Resul
     try:
         _analyse(job, logits, result)
     except Exception as error:  # the training is done and good, whatever its pictures do
-        told = isinstance(error, (MemoryError, OSError))  # of the machine: a traceback says no more
+        told = out_of_memory(error) or isinstance(error, OSError)  # of the machine: a traceback says no more
         log.warning("the analysis failed: %s", one_line(error), exc_info=not told)
         result.analysis_error = one_line(error)
     for sheet in SHEETS:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from cifar_core.memory import out_of_memory
 from experiments.cli import GuardStop, UserError, one_line
 from experiments.files import read_json, write_json
 
@@ -31,6 +32,7 @@ class Result:
     protocol: str = ""  # validation, test_each_epoch, test_once; empty before the data is there
     remarks: list[str] = field(default_factory=list)  # what the accuracy hides, in sentences
     error: str = ""
+    cause: str = ""  # of a failure: memory or failed, by itself; of a trial also killed, vanished, timeout
     analysis_error: str = ""
     log: list[str] = field(default_factory=list)  # the last lines of a trial that failed
 
@@ -83,7 +85,7 @@ def recorded(folder: Path) -> Iterator[Result]:
     if earlier and earlier.metrics:
         kept = {name: getattr(earlier, name) for name in ("metrics", "remarks", "epochs", "protocol")}
         result = Result(**kept)
-        dataclasses.replace(earlier, status=ANALYSING, error="").write(folder)
+        dataclasses.replace(earlier, status=ANALYSING, error="", cause="").write(folder)
     else:
         result = Result()
         (folder / "result.json").unlink(missing_ok=True)
@@ -95,6 +97,8 @@ def recorded(folder: Path) -> Iterator[Result]:
         explained = isinstance(error, (UserError, GuardStop, OSError, MemoryError)) and not _has_defect(error)
         result.seconds["total"] = before + time.perf_counter() - began
         result.status, result.error = "killed" if stopped else "failed", one_line(error)
+        if not stopped:
+            result.cause = "memory" if out_of_memory(error) else "failed"
         log.error("%s: %s", result.status, result.error, exc_info=not stopped and not explained)
         with suppress(OSError):  # a full disk is perhaps what ended the run
             result.write(folder)

@@ -7,17 +7,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
 from cifar_core.data.sources import load_data
 from cifar_core.explain.metrics import confusion_matrix, remarks
 from cifar_core.history import Row, best_epoch, best_row
+from cifar_core.memory import TRAINING, memory_explained
 from cifar_core.train.loop import train
 from cifar_core.train.predict import balanced_acc, predict, score, tta_acc
 from cifar_core.train.settings import TrainerSettings
-from experiments.cli import GuardStop, UserError, one_line, signals, user_mistakes
+from experiments.cli import GuardStop, UserError, signals, user_mistakes
 from experiments.config import build
 from experiments.config.compose import compose_saved
 from experiments.config.mirrors import mirrored_signs
@@ -61,7 +61,7 @@ def run(
         with user_mistakes():
             folder.claim(plain(with_constants(cfg, *folder.constants)), overrides)
         try:
-            with recorded(folder.path) as result:
+            with recorded(folder.path) as result, memory_explained(TRAINING):
                 _run(cfg, folder, result, name or folder.path.name, overrides, command)
         except BaseException as error:
             if isinstance(error, UserError | OSError):
@@ -112,14 +112,13 @@ def _run(
     earlier = max(result.spent, sum(row["seconds"] for row in job.history))
     result.protocol = job.protocol
     _describe(job, command)
-    with _memory_explained():
-        job.watch.check_start(job.state, job.augment)
+    job.watch.check_start(job.state, job.augment)
 
     commit = (job.environment["git"] or {}).get("commit", "")
     with build.tracker(cfg, folder.path, name, result.protocol, commit) as tracker:
         tracker.log_params(job.values)
         tracker.log_dataset(job.data.source, job.data.fingerprint, str(cfg.data.root), "training")
-        with signals.deferred(), _last_epoch_kept(job.checkpoints), _memory_explained():
+        with signals.deferred(), _last_epoch_kept(job.checkpoints):
             _train(job, tracker, result)
         result.epochs = int(job.history[-1]["epoch"])
         result.seconds["train"] = sum(row["seconds"] for row in job.history)
@@ -206,26 +205,16 @@ def _is_pruned(folder: RunFolder, result: Result) -> bool:
 
 @contextmanager
 def _last_epoch_kept(checkpoints: Checkpoints) -> Iterator[None]:
-    """Keep the last finished epoch when a signal ends the training."""
+    """Keep the last finished epoch when a signal, a guard or an error ends the training."""
     try:
         yield
     except KeyboardInterrupt:
         checkpoints.save_unsaved()
         raise
-
-
-@contextmanager
-def _memory_explained() -> Iterator[None]:
-    """Say what to change where memory is lacking."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise
-        raise MemoryError(
-            "out of memory: use a smaller trainer.batch_size with a larger trainer.accumulate, "
-            f"trainer.precision=bf16, or a smaller model ({one_line(error)[:200]})"
-        ) from error
+    except Exception:
+        with suppress(OSError):  # a full disk is perhaps what ended the training
+            checkpoints.save_unsaved()
+        raise
 
 
 def _remarks(job: Job, logits: dict[str, Tensor]) -> list[str]:

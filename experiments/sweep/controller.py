@@ -174,7 +174,9 @@ class Controller:
             self._again.append(trial)
             return
         left = look.result or Result(epochs=len(look.history))
-        result = dataclasses.replace(left, status="failed", error=cause.message, log=tail)
+        result = dataclasses.replace(
+            left, status="failed", error=cause.message, cause=cause.end.value, log=tail
+        )
         result.write(trial.folder)
         self._ledger.tell(trial.number, "failed")
         self._screen.ended(trial, Look(trial.folder, result), cause.message)

@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal
 
+from cifar_core.memory import out_of_memory
 from cifar_core.processes import ENDING, start_forkserver
 from experiments.cli import UserError, one_line
 
@@ -88,6 +89,8 @@ def _answer(pipe: Connection, job: Job, args: tuple[Any, ...], options: dict[str
 
 def _sendable(job: Job, error: Exception) -> Exception:
     """Return an error that another process can raise, of the kind that its exit code follows from."""
+    if out_of_memory(error):
+        return MemoryError(one_line(error))
     for kind in (UserError, FileNotFoundError, OSError, MemoryError, ValueError):
         if isinstance(error, kind):
             return kind(one_line(error))

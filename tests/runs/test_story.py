@@ -362,20 +362,36 @@ def test_a_full_disk_is_told_before_the_start(tmp_path: Path, monkeypatch: pytes
         run(compose(LIGHT), tmp_path)
 
 
-def test_out_of_memory_says_what_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+LESS_TRAINED = "smaller trainer.batch_size with a larger trainer.accumulate"
+
+
+@pytest.mark.parametrize(
+    ("when", "guards", "advice"),
+    [
+        ("building", "stop", LESS_TRAINED),
+        ("len(x) == 32", "stop", LESS_TRAINED),  # the check before the start
+        ("self.training and len(x) > 32", "off", LESS_TRAINED),
+        ("not self.training and len(x) > 32", "off", "smaller trainer.eval_batch_size"),
+    ],
+)
+def test_out_of_memory_says_what_to_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, guards: str, advice: str
+):
     (tmp_path / "hungry_net.py").write_text(
         "import torch\n"
         "class Net(torch.nn.Module):\n"
-        "    def __init__(self, num_classes):\n"
-        "        super().__init__(); self.head = torch.nn.Linear(3072, num_classes)\n"
+        "    def __init__(self, num_classes, when):\n"
+        "        super().__init__(); self.head = torch.nn.Linear(3072, num_classes); self.when = when\n"
+        "        if when == 'building': torch.empty(1 << 50)\n"
         "    def forward(self, x):\n"
-        "        if self.training: torch.empty(1 << 50)\n"
+        "        if eval(self.when): torch.empty(1 << 50)\n"
         "        return self.head(x.flatten(1))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(MemoryError, match="smaller trainer.batch_size with a larger trainer.accumulate"):
-        run(compose(own_net("hungry_net")), tmp_path / "run")
-    assert result(tmp_path / "run")["status"] == "failed"
+    words = [*own_net("hungry_net"), f"+model.when='{when}'", f"trainer.guards={guards}"]
+    with pytest.raises(MemoryError, match=f"^out of memory: use a {advice}.*can't allocate memory"):
+        run(compose(words), tmp_path / "run")
+    assert (result(tmp_path / "run")["status"], result(tmp_path / "run")["cause"]) == ("failed", "memory")
 
 
 def own_net(package: str) -> list[str]:

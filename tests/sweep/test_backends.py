@@ -15,7 +15,7 @@ from experiments.sweep.backends import slurm
 from experiments.sweep.backends.backend import Cause, End
 from experiments.sweep.backends.local import Local, Slots
 from experiments.sweep.jobs import JOBS
-from experiments.sweep.server import Job, Server
+from experiments.sweep.server import Job, Server, _sendable
 from experiments.sweep.trials import Trial
 
 FILES = {"config_name": "config", "config_dir": None}
@@ -26,17 +26,28 @@ def test_every_job_that_may_be_asked_for_can_be_done():
 
 
 @pytest.mark.parametrize(
-    ("error", "end"),
+    ("cause", "error", "end"),
     [
-        ("out of memory: use a smaller trainer.batch_size", End.MEMORY),  # runs/story.py
-        ("CUDA out of memory. Tried to allocate 2.00 GiB.", End.MEMORY),
-        ("CUDA error: out of memory", End.MEMORY),
-        ("the loss is not finite", End.FAILED),
-        ("worker killed by signal 9", End.FAILED),
+        ("memory", "use a smaller one", End.MEMORY),
+        ("failed", "this network ran out of memory cells", End.FAILED),
+        ("timeout", "sweep.timeout: longer than 3 s", End.TIMEOUT),
+        ("of a later version", "some reason", End.FAILED),
+        # An earlier version recorded words alone.
+        ("", "out of memory: use a smaller trainer.batch_size", End.MEMORY),
+        ("", "CUDA out of memory. Tried to allocate 2.00 GiB.", End.MEMORY),
+        ("", "CUDA error: out of memory", End.MEMORY),
+        ("", "the loss is not finite", End.FAILED),
+        ("", "worker killed by signal 9", End.FAILED),
     ],
 )
-def test_a_run_that_lacked_memory_says_so_itself(error: str, end: End):
-    assert Cause.told(Result(status="failed", error=error)) == Cause(end, error)
+def test_a_run_that_lacked_memory_says_so_itself(cause: str, error: str, end: End):
+    assert Cause.told(Result(status="failed", error=error, cause=cause)) == Cause(end, error)
+
+
+def test_a_job_that_lacked_memory_is_no_defect():
+    lacking = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    sent = _sendable("test_trial", lacking)
+    assert (type(sent), str(sent)) == (MemoryError, str(lacking))
 
 
 @pytest.mark.parametrize(

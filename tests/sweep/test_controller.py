@@ -257,7 +257,9 @@ def test_failures_stop_the_sweep_only_where_asked(tmp_path: Path, changes: dict,
     [
         ({}, 3),  # killed
         ({"status": "failed", "error": "CUDA out of memory. Tried to allocate 2 GiB"}, 3),
+        ({"status": "failed", "error": "use a smaller one", "cause": "memory"}, 3),
         ({"status": "failed", "error": "a defect"}, 1),
+        ({"status": "failed", "error": "no: out of memory cells", "cause": "failed"}, 1),
     ],
 )
 def test_only_kills_and_lack_of_memory_are_tried_again(tmp_path: Path, result: dict, attempts: int):
@@ -295,7 +297,7 @@ def test_the_kind_of_an_end_and_not_its_words_decides(
     (trial,) = Home(tmp_path).trials().values()
     assert json.loads((trial.folder / "result.json").read_text()) == {
         **{"status": "failed", "metrics": {}, "seconds": {}, "epochs": 2, "run_id": None},
-        **{"error": error, "log": ["begun", "it was killed by a joke"]},
+        **{"error": error, "cause": cause.end.value, "log": ["begun", "it was killed by a joke"]},
     }
 
 

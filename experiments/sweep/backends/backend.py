@@ -7,8 +7,6 @@ from typing import Protocol, Self
 from experiments.runs.result import Result
 from experiments.sweep.trials import Trial
 
-NO_MEMORY = "out of memory"  # in what torch, CUDA and the run itself say of it
-
 
 class End(Enum):
     """How a trial that is not done came to its end."""
@@ -29,8 +27,10 @@ class Cause:
 
     @classmethod
     def told(cls, result: Result) -> Self:
-        """Return what a failed run itself has recorded; the only place that reads such a record's words."""
-        return cls(End.MEMORY if NO_MEMORY in result.error.lower() else End.FAILED, result.error)
+        """Return what a failed run itself has recorded."""
+        kinds = {end.value: end for end in End}
+        cause = result.cause or ("memory" if "out of memory" in result.error.lower() else "failed")
+        return cls(kinds.get(cause, End.FAILED), result.error)  # an earlier version recorded words alone
 
 
 def overtime(seconds: float) -> str:

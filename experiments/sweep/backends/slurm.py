@@ -83,7 +83,8 @@ class Job:
         look = Look.at(self._folder)
         if not look.done:  # else it ended just now
             left = look.result or Result(epochs=len(look.history))
-            dataclasses.replace(left, status="failed", error=overtime(self._timeout)).write(self._folder)
+            over, why = End.TIMEOUT.value, overtime(self._timeout)
+            dataclasses.replace(left, status="failed", cause=over, error=why).write(self._folder)
 
 
 class Slurm:
