@@ -2,7 +2,9 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -153,7 +155,10 @@ def _update(state: TrainState, settings: TrainerSettings) -> None:
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
-    state.scheduler.step()
+    # A scaler leaves out first steps while it finds its scale, and torch would warn of a schedule ahead of them.
+    scaled = state.step == 0 and state.scaler.is_enabled()
+    with warnings.catch_warnings(action="ignore", category=UserWarning) if scaled else nullcontext():
+        state.scheduler.step()
     if state.ema is not None:
         state.ema.update_parameters(state.model)
     state.step += 1

@@ -271,6 +271,17 @@ def test_the_scale_of_float16_is_resumed(data):
     assert other.scaler.get_scale() == 2.0**9
 
 
+def test_first_steps_that_a_scale_of_float16_leaves_out_are_no_warning(data):
+    hardware = numerics(dataclasses.replace(SETTINGS, precision="fp16"))
+    state = begin(data, hardware=hardware)
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)  # no gradient fits float16 so
+    before = weights(state)
+    results = run(state, data)  # warnings are errors
+    assert state.scaler.get_scale() < 2.0**40
+    assert results[0].lr != results[1].lr
+    assert torch.equal(before[0], weights(state)[0])
+
+
 def test_accumulated_gradients_are_those_of_the_large_batch(data):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))  # without BatchNorm, which sees single batches
