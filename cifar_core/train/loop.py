@@ -155,7 +155,7 @@ def _update(state: TrainState, settings: TrainerSettings) -> None:
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
-    # A scaler leaves out first steps while it finds its scale, and torch would warn of a schedule ahead of them.
+    # A scaler leaves out first steps while it finds its scale; torch would warn of a schedule ahead of them.
     scaled = state.step == 0 and state.scaler.is_enabled()
     with warnings.catch_warnings(action="ignore", category=UserWarning) if scaled else nullcontext():
         state.scheduler.step()
