@@ -15,6 +15,7 @@ from cifar_core.memory import TRAINING, memory_explained
 from cifar_core.train import schedules
 from cifar_core.train.loop import EpochResult, Mix, train
 from cifar_core.train.numerics import set_up
+from cifar_core.train.optim import quick
 from cifar_core.train.settings import TrainerSettings
 from cifar_core.train.state import TrainState, start, steps_per_epoch
 
@@ -47,10 +48,9 @@ def fit(
     ``seed`` decides order, augmentation and dropout; the model comes with its weights.
 
     The model is moved to the device, ``data`` copied there. With ``ema_decay`` the model gets the average of
-    its weights when the generator ends, also after a break. Sets torch's matrix precision and global seed
-    and, with ``threads``, its thread count. Raises TypeError for a setting that only a run heeds, such as
-    early_stop: break out of the loop instead; the generator raises MemoryError where memory is lacking,
-    whatever torch or CUDA raised.
+    its weights when the generator ends, also after a break. Sets torch up for the process (`set_up`), its
+    global seed too. Raises TypeError for a setting that only a run heeds, such as early_stop: break out of the
+    loop instead; the generator raises MemoryError where memory is lacking, whatever torch or CUDA raised.
     """
     unheeded = [name for name in CALLERS if name in settings]
     if unheeded:
@@ -60,7 +60,7 @@ def fit(
     numerics.place(model)
     steps = steps_per_epoch(len(data.train), options)
     if optimizer is None:
-        optimizer = sgd(model.named_parameters())
+        optimizer = sgd(model.named_parameters(), **quick(sgd.func, numerics.device, sgd.keywords))
     schedule = (scheduler or cosine)(optimizer, epochs=options.epochs, steps_per_epoch=steps)
     state = start(model, optimizer, schedule, numerics=numerics, seed=seed, ema_decay=options.ema_decay)
     if options.compile:

@@ -1,5 +1,6 @@
 """Where and in which number format a network runs."""
 
+import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from cifar_core.train.settings import TrainerSettings
 
+AMPERE = (8, 0)  # the first GPUs with matrix units for bf16 and TF32
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -18,6 +20,7 @@ class Numerics:
     device: torch.device
     dtype: torch.dtype
     channels_last: bool
+    deterministic: bool = False  # no operation whose result depends on the order of a GPU's threads
 
     def autocast(self) -> AbstractContextManager:
         """Return the context the forward pass runs in."""
@@ -43,7 +46,15 @@ class Numerics:
         threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
         dtype = next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
         layout = "channels_last" if self.channels_last else "channels_first"
-        return f"{self.device} ({name}{threads}), {dtype}, {layout}"
+        return ", ".join([f"{self.device} ({name}{threads})", dtype, layout, *self._extras()])
+
+    def _extras(self) -> list[str]:
+        """Return what `set_up` has switched on for it."""
+        if self.device.type == "cpu":
+            return ["deterministic, as always on a CPU"] if self.deterministic else []
+        tf32 = ["TF32"] if torch.cuda.get_device_capability(self.device) >= AMPERE else []
+        order = "deterministic" if self.deterministic else "cudnn.benchmark"
+        return [*tf32, order, "fused or foreach optimizer"]
 
 
 def numerics(settings: TrainerSettings) -> Numerics:
@@ -53,15 +64,33 @@ def numerics(settings: TrainerSettings) -> Numerics:
     """
     device = _device(settings.device)
     dtype = _fast_dtype(device) if settings.precision == "auto" else DTYPES[settings.precision]
-    return Numerics(device, dtype, settings.channels_last)
+    return Numerics(device, dtype, settings.channels_last, settings.deterministic)
 
 
 def set_up(settings: TrainerSettings) -> Numerics:
-    """Return `numerics` after setting torch's thread count and matrix precision for the process."""
+    """Return `numerics` after setting up torch for them, for the whole process.
+
+    That is the thread count, TF32 where a GPU multiplies float32, the current GPU, and how it chooses its
+    algorithms: by trying them (cudnn.benchmark) or, with ``deterministic``, those that repeat to the bit.
+    """
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    torch.set_float32_matmul_precision("high")
-    return numerics(settings)
+    torch.set_float32_matmul_precision("high")  # of products; convolutions use TF32 by themselves
+    chosen = numerics(settings)
+    on_gpu = chosen.device.type == "cuda"
+    if on_gpu and settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    torch.use_deterministic_algorithms(on_gpu and settings.deterministic)
+    torch.backends.cudnn.benchmark = on_gpu and not settings.deterministic
+    if chosen.device.index is not None:
+        torch.cuda.set_device(chosen.device)
+    return chosen
+
+
+def indeterminate(error: BaseException) -> str:
+    """Return the operation that, as ``error`` says, has no deterministic form; "" for any other error."""
+    name, says_so, _ = str(error).partition(" does not have a deterministic implementation")
+    return name if says_so else ""
 
 
 def _device(name: str) -> torch.device:
@@ -79,7 +108,7 @@ def _device(name: str) -> torch.device:
 def _fast_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
-        if capability >= (8, 0):  # Ampere: the first with bf16 matrix units
+        if capability >= AMPERE:
             return torch.bfloat16
         return torch.float16 if capability >= (7, 0) else torch.float32
     # Where only emulated, bf16 is slower than fp32 on a CPU.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 Named = Iterable[tuple[str, nn.Parameter]]
+FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # have a step of one kernel on a GPU
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of X, X X^T X and (X X^T)^2 X: steep at 0 (Jordan et al. 2024)
 
 
@@ -179,6 +180,27 @@ def _check(group: Mapping[str, Any], *, prefix: str) -> None:
         number = isinstance(value, int | float)
         if not number or value < 0 or (key == "momentum" and value >= 1):
             raise ValueError(f"{prefix}{key} must be a number {law}, got {value!r}")
+
+
+def quick(kind: Callable[..., Optimizer], device: torch.device, given: Iterable[str]) -> dict[str, bool]:
+    """Return the argument that has ``kind`` step in one kernel where ``device`` is a GPU and it can.
+
+    None where one of ``given``, the arguments that it gets, says how it steps. Torch's others are foreach
+    there by themselves.
+    """
+    told = {"foreach", "fused", "differentiable"} & set(given)
+    return {"fused": True} if device.type == "cuda" and kind in FUSED and not told else {}
+
+
+def for_here(saved: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    """Return a ``saved`` state for ``optimizer``, which keeps its own ways to step: they suit its device."""
+    if "param_groups" not in saved:  # of Lookahead
+        return saved
+    groups = [
+        {**group, **{key: own[key] for key in ("foreach", "fused") if key in own}}
+        for group, own in zip(saved["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    return {**saved, "param_groups": groups}
 
 
 class Lookahead(Optimizer):

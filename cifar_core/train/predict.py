@@ -100,9 +100,9 @@ def balanced_acc(preds: Tensor, labels: Tensor) -> float:
 
     NaN without pictures.
     """
-    hits = (preds == labels).double()
     sizes = labels.bincount()
-    recalls = labels.bincount(weights=hits, minlength=len(sizes))[sizes > 0] / sizes[sizes > 0]
+    hits = labels[preds == labels].bincount(minlength=len(sizes))
+    recalls = hits[sizes > 0].double() / sizes[sizes > 0]
     return recalls.mean().item()
 
 

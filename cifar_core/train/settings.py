@@ -25,6 +25,7 @@ class TrainerSettings:
     precision: str = "auto"  # auto, fp32, bf16, fp16
     channels_last: bool = True
     compile: bool = False  # torch.compile; adds nothing on CPU
+    deterministic: bool = False  # on a GPU only operations that repeat to the bit, which is slower
     threads: int = 0  # CPU threads; 0 = torch's choice
     checkpoint_seconds: float = 60  # last.pt and best.pt are written at most this often, and at the end
     keep: str = "best"  # checkpoints that stay after a finished run: all, best, none

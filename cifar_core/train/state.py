@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from cifar_core.train.average import Average
 from cifar_core.train.numerics import Numerics
+from cifar_core.train.optim import for_here
 from cifar_core.train.settings import TrainerSettings
 
 
@@ -39,6 +40,7 @@ class TrainState:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the state that `state_dict` returned, in place."""
+        state = state | {"optimizer": for_here(state["optimizer"], self.optimizer)}
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self.seed, self.epoch, self.step = state["seed"], state["epoch"], state["step"]

@@ -23,6 +23,7 @@ from cifar_core.explain import cams
 from cifar_core.train import checkpoint
 from cifar_core.train.loop import Mix
 from cifar_core.train.numerics import set_up
+from cifar_core.train.optim import quick
 from cifar_core.train.state import TrainState, start, steps_per_epoch
 from experiments.config import schema
 from experiments.config.allowed import check_calls
@@ -159,6 +160,7 @@ def optimizer(cfg: DictConfig, named_parameters: Iterable[tuple[str, nn.Paramete
     With `decay_norm_bias` false, parameters of fewer than two axes get a group without weight decay.
     """
     pairs: list[Any] = [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad]
+    device = next((parameter.device for _, parameter in pairs), torch.device("cpu"))
     if not cfg.optimizer.get("decay_norm_bias", True):
         layers = [pair for pair in pairs if pair[1].ndim > 1]
         others = [pair for pair in pairs if pair[1].ndim <= 1]
@@ -166,7 +168,8 @@ def optimizer(cfg: DictConfig, named_parameters: Iterable[tuple[str, nn.Paramete
 
     def of(arguments: dict[str, Any]) -> Optimizer:
         groups = [dict(pair) if isinstance(pair, dict) else pair for pair in pairs]  # torch fills them in
-        return instantiate(arguments, _partial_=True, _convert_="all")(groups)
+        make = instantiate(arguments, _partial_=True, _convert_="all")
+        return make(groups, **quick(make.func, device, arguments))
 
     return _built(cfg, "optimizer", _arguments(cfg, "optimizer"), of)
 

@@ -17,6 +17,7 @@ TARGETS = {  # what a `_target_` begins with: old -> new
 ADDED = {  # keys that came later, as they are written flat: what a configuration without them means
     "data.background": "[255, 255, 255]",  # pictures with alpha were read otherwise; their fingerprint tells
     "data.white": "0.0",
+    "trainer.deterministic": "false",
 }
 
 log = logging.getLogger(__name__)

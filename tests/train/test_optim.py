@@ -7,7 +7,9 @@ from torch import nn
 from torch.optim import SGD
 
 from cifar_core.train import optim, schedules
-from cifar_core.train.optim import Lookahead, Muon, orthogonalize
+from cifar_core.train.numerics import Numerics
+from cifar_core.train.optim import Lookahead, Muon, orthogonalize, quick
+from cifar_core.train.state import start
 from tests.operations import counted
 
 RATES = {"vectors": {"lr": 0.3, "weight_decay": 0.01}, "matrices": {"lr": 0.2, "weight_decay": 0.02}}
@@ -317,3 +319,52 @@ def test_state_survives_a_checkpoint_and_a_schedule_acts(make, tmp_path):
     assert optimizer.param_groups[0]["lr"] < 0.2 * optimizer.param_groups[0]["initial_lr"]
     for parameter, other in zip(whole.parameters(), second.parameters(), strict=True):
         assert torch.equal(parameter, other)
+
+
+CUDA, CPU = torch.device("cuda"), torch.device("cpu")
+
+
+@pytest.mark.parametrize("kind", optim.FUSED)
+def test_on_a_gpu_an_optimizer_that_can_takes_one_kernel_unless_told_otherwise(kind):
+    assert quick(kind, CUDA, {"lr": 0.1}) == {"fused": True}
+    assert quick(kind, CPU, {"lr": 0.1}) == {}
+    for told in ("foreach", "fused", "differentiable"):
+        assert quick(kind, CUDA, {"lr": 0.1, told: False}) == {}
+
+
+@pytest.mark.parametrize("kind", [Muon, Lookahead, torch.optim.RMSprop, torch.optim.NAdam])
+def test_other_optimizers_get_nothing_that_they_may_not_take(kind):
+    assert quick(kind, CUDA, {}) == {}
+
+
+@pytest.mark.parametrize("kind", optim.FUSED)
+@pytest.mark.parametrize("before", [{}, {"fused": True}, {"foreach": True}])
+@pytest.mark.parametrize("after", [{}, {"fused": True}, {"foreach": True}])
+def test_a_checkpoint_goes_on_on_a_device_that_steps_otherwise(kind, before, after, tmp_path):
+    """A CPU has all three ways, so the way of a GPU can be left and taken up here."""
+
+    def begin(seed, **way):
+        model = net(seed)
+        momentum = {"momentum": 0.9} if kind is SGD else {}
+        optimizer = kind(model.named_parameters(), lr=0.1, **momentum, **way)
+        schedule = schedules.cosine(optimizer, epochs=5, steps_per_epoch=1)
+        where = Numerics(CPU, torch.float32, channels_last=False)
+        return start(model, optimizer, schedule, numerics=where, seed=0)
+
+    def steps(state, numbers):
+        for number in numbers:
+            fill_gradients(state.model, number)
+            state.optimizer.step()
+            state.scheduler.step()
+
+    whole, first, second = begin(0), begin(0, **before), begin(1, **after)
+    steps(whole, range(4))
+    steps(first, range(2))
+    torch.save(first.state_dict(), tmp_path / "last.pt")
+    second.load_state_dict(torch.load(tmp_path / "last.pt", weights_only=True))
+    steps(second, range(2, 4))
+    (group,) = second.optimizer.param_groups
+    assert {key: group[key] for key in ("fused", "foreach") if group[key]} == after
+    assert group["lr"] == whole.optimizer.param_groups[0]["lr"]
+    for parameter, other in zip(second.model.parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(parameter, other)
