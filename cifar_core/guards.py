@@ -18,7 +18,7 @@ from cifar_core.data.pixels import Place
 from cifar_core.data.split import Data
 from cifar_core.history import Row
 from cifar_core.memory import out_of_memory
-from cifar_core.train.numerics import Numerics
+from cifar_core.train.numerics import Numerics, indeterminate
 from cifar_core.train.predict import described
 
 FEW_PICTURES = 100  # one standard error of an accuracy of 90 % is then 3 points
@@ -257,7 +257,7 @@ def _said(model: nn.Module, images: Tensor) -> Any:
     try:
         return model.forward(images)  # a call would compile for this batch size
     except Exception as error:  # a network can fail in any way
-        if out_of_memory(error):
+        if out_of_memory(error) or indeterminate(error):
             raise
         return error
 

@@ -15,6 +15,7 @@ from cifar_core.explain.metrics import confusion_matrix, remarks
 from cifar_core.history import Row, best_epoch, best_row
 from cifar_core.memory import TRAINING, memory_explained
 from cifar_core.train.loop import train
+from cifar_core.train.numerics import indeterminate
 from cifar_core.train.predict import balanced_acc, predict, score, tta_acc
 from cifar_core.train.settings import TrainerSettings
 from experiments.cli import GuardStop, UserError, signals, user_mistakes
@@ -61,7 +62,7 @@ def run(
         with user_mistakes():
             folder.claim(plain(with_constants(cfg, *folder.constants)), overrides)
         try:
-            with recorded(folder.path) as result, memory_explained(TRAINING):
+            with recorded(folder.path) as result, memory_explained(TRAINING), _determinism_explained():
                 _run(cfg, folder, result, name or folder.path.name, overrides, command)
         except BaseException as error:
             if isinstance(error, UserError | OSError):
@@ -215,6 +216,18 @@ def _last_epoch_kept(checkpoints: Checkpoints) -> Iterator[None]:
         with suppress(OSError):  # a full disk is perhaps what ended the training
             checkpoints.save_unsaved()
         raise
+
+
+@contextmanager
+def _determinism_explained() -> Iterator[None]:
+    """Name the option that an operation without a deterministic form does not go with."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (operation := indeterminate(error)):
+            raise
+        law = f"must be false where {operation} is used, which has no deterministic form on this device"
+        raise UserError(f"trainer.deterministic {law}, got true") from error
 
 
 def _remarks(job: Job, logits: dict[str, Tensor]) -> list[str]:
