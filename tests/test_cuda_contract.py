@@ -1,0 +1,146 @@
+"""What the design promises of CUDA, proved without one: no device error, and no wait within an epoch.
+
+Every option of a group, found by glob, trains on a pretended GPU (`tests/pretend_cuda.py`) at least once.
+"""
+
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+import yaml
+
+from cifar_core.data.split import Data, Split
+from cifar_core.explain.cams import cam_module, cams
+from cifar_core.explain.predictions import Predictions
+from cifar_core.explain.summary import summarize
+from cifar_core.train.loop import train
+from cifar_core.train.predict import balanced_acc, predict, score, tta_acc
+from experiments.config import build
+from experiments.config.compose import compose
+from experiments.config.values import settings
+from experiments.files import CONF
+from tests.pretend_cuda import pretend_cuda
+
+STEPS = 2  # an epoch
+READS = 4  # at the end of an epoch: its losses and hits, loss and accuracy of the evaluation
+SMALL = [
+    *("data=digits", "trainer.epochs=2", "trainer.threads=1", "trainer.progress=false"),
+]
+NEEDS = {  # of an option in so short a training
+    "multistep": "scheduler.milestones=[1]",
+    "timm": "+model.options.channels=[2,2,2,2]",
+}
+SWITCHES = [
+    ["trainer.precision=fp32", "trainer.precision=bf16", "trainer.precision=fp16"],
+    ["trainer.channels_last=true", "trainer.channels_last=false"],
+    ["trainer.batch_size=8", "trainer.batch_size=4 trainer.accumulate=2"],
+    ["trainer.ema_decay=0", "trainer.ema_decay=0.9"],
+    ["trainer.grad_clip=0", "trainer.grad_clip=1"],
+    ["trainer.label_smoothing=0", "trainer.label_smoothing=0.1"],
+    ["trainer.tta=none", "trainer.tta=mirror", "trainer.tta=multicrop"],
+    ["analysis.method=gradcam", "analysis.method=gradcam++"],
+]
+
+
+def options(group: str) -> list[str]:
+    """Return the words that choose each option of a group, of a model with a width the narrowest."""
+    names = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    return [
+        " ".join([f"{group}={name}", *narrow(group, name), *NEEDS.get(name, "").split()]) for name in names
+    ]
+
+
+def narrow(group: str, name: str) -> list[str]:
+    """Return the words for few channels where an option has a width, or growth."""
+    values = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+    channels = 1 if name.startswith("wrn") else 2  # their stages widen it by up to 40
+    return [f"model.{key}={channels}" for key in ("width", "growth") if group == "model" and key in values]
+
+
+def trainings() -> list[str]:
+    """Return the words of some forty trainings, in which every option occurs.
+
+    Column by column the option is taken that has not yet met most of those chosen before it.
+    """
+    recipes = [*options("aug"), "aug=shift trainer.alternating_flip=true"]
+    columns = [options("model"), recipes, options("optimizer"), options("scheduler"), *SWITCHES]
+    met: Counter[object] = Counter()
+    chosen = []
+    for _ in range(max(40, *map(len, columns))):
+        row: list[str] = []
+        for column in columns:
+            news = {option: sum(not met[option, other] for other in row) for option in column}
+            row.append(min(column, key=lambda option: (-news[option], met[option])))
+        met.update(itertools.permutations(row, 2))
+        met.update(row)
+        chosen.append(" ".join(row))
+    return chosen
+
+
+TRAININGS = trainings()
+
+
+def pictures(count: int, seed: int) -> Split:
+    random = torch.Generator().manual_seed(seed)
+    images = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=random)
+    return Split(images, torch.arange(count) % 10, torch.arange(count), None)
+
+
+DATA = Data(
+    "made",
+    tuple("abcdefghij"),
+    pictures(16, 0),
+    pictures(10, 1),
+    pictures(10, 2),
+    (99.0,) * 3,
+    (60.0,) * 3,
+    "",
+)
+
+
+@pytest.mark.parametrize("group", ["model", "aug", "optimizer", "scheduler"])
+def test_every_option_is_trained(group: str):
+    trained = {word for training in TRAININGS for word in training.split()}
+    assert {f"{group}={path.stem}" for path in (CONF / group).glob("*.yaml")} <= trained
+
+
+def test_every_optimizer_meets_every_precision():
+    met = {
+        tuple(word for word in training.split() if word.startswith(("optimizer=", "trainer.precision=")))
+        for training in TRAININGS
+    }
+    assert len(met) == len(options("optimizer")) * 3
+
+
+@pytest.mark.parametrize("words", TRAININGS)
+def test_a_training_runs_on_cuda_and_waits_at_the_ends_of_its_epochs_only(words: str):
+    if "model=timm" in words:
+        pytest.importorskip("timm")
+    cfg = compose([*words.split(), *SMALL])
+    chosen = settings(cfg)
+    with pretend_cuda() as seen:
+        built = build.training(cfg, data=DATA)
+        epochs = train(built.state, built.data, built.augment, chosen.trainer, mix=built.mix)
+        next(epochs)  # constants go up once
+        seen.clear()
+        epoch = next(epochs)
+        waits = list(seen.waits)
+
+        model, data, numerics = built.state.best_model, built.data, built.state.numerics
+        logits = predict(model, data, data.test, numerics, batch_size=4)
+        figures = score(logits, data.test.labels, "test")
+        figures |= tta_acc(model, data, "test", numerics, chosen.trainer)
+        figures["test/balanced_acc"] = balanced_acc(logits.argmax(1), data.test.labels)
+        predictions = Predictions.of(data.test.labels, logits)
+        layer = cam_module(model, chosen.analysis.layer or cfg.model.cam_layer, data.image_size)
+        rows, method = torch.arange(3), chosen.analysis.method
+        maps = cams(model, layer, data, data.test.to("cpu"), predictions, rows, method=method)
+        summary = summarize(model, data.image_size)
+    own = STEPS if "fp16" in words else 0  # GradScaler asks once a step whether the gradients are finite
+    assert len(waits) == READS + own, "\n".join(waits)
+    assert epoch.step == 2 * STEPS
+    assert {tensor.device.type for tensor in [logits, *model.state_dict().values()]} == {"cuda"}
+    assert figures["test/acc"] == predictions.hits.double().mean()
+    assert len(maps.grids[0]) == 3
+    assert "parameters" in summary
