@@ -49,8 +49,8 @@ def fit(
 
     The model is moved to the device, ``data`` copied there. With ``ema_decay`` the model gets the average of
     its weights when the generator ends, also after a break. Sets torch up for the process (`set_up`), its
-    global seed too. Raises TypeError for a setting that only a run heeds, such as early_stop: break out of the
-    loop instead; the generator raises MemoryError where memory is lacking, whatever torch or CUDA raised.
+    global seed too. Raises TypeError for a setting that only a run heeds, such as early_stop: break out of
+    the loop instead; the generator raises MemoryError where memory is lacking, whatever torch or CUDA raised.
     """
     unheeded = [name for name in CALLERS if name in settings]
     if unheeded:

@@ -17,6 +17,7 @@ from experiments.tracking.tracker import Tracker
 from experiments.tracking.uri import charts_page, ui_hint
 
 Expectation = Mapping[str, Any] | None  # `expected` of the configuration: test_acc, epochs, source
+GB = 1_000_000_000
 UNEVEN = 0.01  # from here on balanced accuracy is worth a line of its own
 SHOWN = ("report.html", "contact_sheet.png", "curves.png", "misclassified.csv")  # of the analysis folder
 
@@ -90,14 +91,26 @@ def _epochs(count: int) -> str:
 
 
 def closing(
-    folder: RunFolder, result: Result, cfg: DictConfig, *, tested: int, tracker: Tracker
+    folder: RunFolder,
+    result: Result,
+    cfg: DictConfig,
+    *,
+    tested: int,
+    tracker: Tracker,
+    card: Mapping[str, Any] | None,
 ) -> list[str]:
-    """Return the last lines: the figures, where things lie, how to look at them and what may come next."""
+    """Return the last lines: the figures, where things lie, how to look at them and what may come next.
+
+    ``card`` is the GPU as in environment.json, None on a CPU.
+    """
     seconds = result.seconds
     pairs = figures(result, tested, origin(cfg)) + comparison(result, cfg.get("expected"))
     lines = ["", *(f"{name:<13}  {value}" for name, value in pairs)]
     shares = [f"{seconds[part]:.1f} s {part}" for part in ("train", "analysis") if part in seconds]
     lines.append(f"time           {', '.join(shares)}, {seconds['total']:.1f} s in all")
+    if card:
+        peak, whole = card["peak_memory"] / GB, card["memory"] / GB
+        lines.append(f"GPU memory     {peak:.1f} GB at most, of {whole:.1f} GB ({card['name']})")
     lines.append(f"run folder     {folder.path}")
     if files := [name for name in SHOWN if (folder.analysis / name).exists()]:
         lines.append(f"look at        analysis/: {', '.join(files)}")

@@ -4,12 +4,18 @@ import functools
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from experiments.cli import this_command
 from experiments.files import PROJECT
+
+DRIVER = Path("/sys/module/nvidia/version")  # where Linux tells it at once; not in every container
 
 PACKAGES = (
     "torch",
@@ -44,6 +50,34 @@ def environment(command: str = "") -> dict[str, Any]:
     }
 
 
+def gpu(device: torch.device, earlier: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the card of ``device``, its driver and CUDA's versions; None for a CPU.
+
+    ``visible`` is CUDA_VISIBLE_DEVICES, in a sweep the trial's slot. Memory is in bytes; that of tensors at
+    their most is that of an ``earlier`` attempt, as far as it is known.
+    """
+    if device.type != "cuda":
+        return None
+    card = torch.cuda.get_device_properties(device)
+    return {
+        "name": card.name,
+        "capability": f"{card.major}.{card.minor}",
+        "memory": card.total_memory,
+        "peak_memory": (earlier or {}).get("peak_memory"),
+        "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "driver": _driver(),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+    }
+
+
+def _driver() -> str | None:
+    with suppress(OSError):
+        return DRIVER.read_text(encoding="utf-8").strip()
+    said = _answer("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")  # a line a card
+    return said.partition("\n")[0] if said else None
+
+
 def _processor() -> str | None:
     """Return the name of the CPU, as Linux tells it."""
     try:
@@ -74,8 +108,12 @@ def git() -> dict[str, Any] | None:
 
 
 def _git_says(*arguments: str) -> str | None:
-    """Return what git answers; None where there is no git or checkout, or no answer in 10 seconds."""
-    command = ["git", "-C", str(PROJECT), *arguments]
+    """Return what git answers; None where there is no git or checkout."""
+    return _answer("git", "-C", str(PROJECT), *arguments)
+
+
+def _answer(*command: str) -> str | None:
+    """Return what a command says; None where it is not there or fails, or has not ended in 10 seconds."""
     try:
         done = subprocess.run(command, capture_output=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):

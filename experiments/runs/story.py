@@ -6,7 +6,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -26,7 +28,7 @@ from experiments.config.values import plain, settings, with_constants
 from experiments.files import read_json
 from experiments.runs import console
 from experiments.runs.checkpoints import Checkpoints
-from experiments.runs.environment import environment
+from experiments.runs.environment import environment, gpu
 from experiments.runs.explain import explain
 from experiments.runs.folder import RunFolder
 from experiments.runs.job import Job, set_up
@@ -119,7 +121,7 @@ def _run(
     with build.tracker(cfg, folder.path, name, result.protocol, commit) as tracker:
         tracker.log_params(job.values)
         tracker.log_dataset(job.data.source, job.data.fingerprint, str(cfg.data.root), "training")
-        with signals.deferred(), _last_epoch_kept(job.checkpoints):
+        with signals.deferred(), _peak_memory_noted(job), _last_epoch_kept(job.checkpoints):
             _train(job, tracker, result)
         result.epochs = int(job.history[-1]["epoch"])
         result.seconds["train"] = sum(row["seconds"] for row in job.history)
@@ -139,7 +141,8 @@ def _run(
     result.run_id = tracker.run_id
     result.seconds["total"] = earlier + time.perf_counter() - began
     job.checkpoints.tidy(job.settings.trainer.keep)
-    log.info("\n".join(console.closing(folder, result, cfg, tested=len(job.data.test), tracker=tracker)))
+    tested, card = len(job.data.test), job.environment["gpu"]
+    log.info("\n".join(console.closing(folder, result, cfg, tested=tested, tracker=tracker, card=card)))
 
 
 def _describe(job: Job, command: str) -> None:
@@ -152,11 +155,12 @@ def _describe(job: Job, command: str) -> None:
         log.warning(
             "no validation split: the test set is evaluated each epoch, so its figure is not a fair one"
         )
+    first: dict[str, Any] = {}
     with suppress(OSError):
         first = read_json(job.folder.path / "environment.json")
-        command = first.get("command_line", command)
-    job.environment = environment(command) | {
+    job.environment = environment(first.get("command_line", command)) | {
         "device": str(job.state.numerics),
+        "gpu": gpu(job.state.numerics.device, first.get("gpu")),
         "seed": job.cfg.seed,
         "data": job.data.fingerprint,
         "classes": list(job.data.classes),
@@ -202,6 +206,22 @@ def _is_pruned(folder: RunFolder, result: Result) -> bool:
         result.status = "pruned"
         log.info("pruned by its sweep")
     return result.status == "pruned"
+
+
+@contextmanager
+def _peak_memory_noted(job: Job) -> Iterator[None]:
+    """Write the most of a GPU's memory that this or an earlier attempt has taken to environment.json."""
+    device, card = job.state.numerics.device, job.environment["gpu"]
+    if card is None:
+        yield
+        return
+    torch.cuda.reset_peak_memory_stats(device)  # of another run in this process
+    try:
+        yield
+    finally:
+        card["peak_memory"] = max(torch.cuda.max_memory_allocated(device), card["peak_memory"] or 0)
+        with suppress(OSError):  # a full disk is perhaps what ended the training
+            job.folder.write_json("environment.json", job.environment)
 
 
 @contextmanager

@@ -1,13 +1,22 @@
 """What is noted of the machine, wherever some of it is missing."""
 
+import json
 import os
 import subprocess
+from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from experiments.config.compose import compose
+from experiments.runs import console, story
 from experiments.runs import environment as module
-from experiments.runs.environment import git
+from experiments.runs.environment import git, gpu
+from experiments.runs.folder import RunFolder
+from experiments.runs.result import Result
+from experiments.tracking.tracker import NoTracker
 
 GIT = """#!/bin/sh
 case "$*" in
@@ -50,3 +59,72 @@ def test_a_checkout_of_another_user_has_no_commit(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own: "dubious ownership"
     monkeypatch.setattr(module, "PROJECT", tmp_path)
     assert git.__wrapped__() is None
+
+
+Card = namedtuple("Card", "name total_memory major minor")
+
+
+def test_a_cpu_has_no_card():
+    assert gpu(torch.device("cpu"), None) is None
+
+
+@pytest.mark.parametrize(
+    ("in_sys", "smi", "driver"),
+    [
+        ("550.54.15\n", "exit 9", "550.54.15"),
+        (None, "echo 535.129.03; echo 535.129.03", "535.129.03"),  # a line a card
+        (None, "exit 9", None),
+    ],
+)
+@pytest.mark.parametrize(("earlier", "peak"), [(None, None), ({"peak_memory": 7}, 7), ({}, None)])
+def test_of_a_gpu_card_driver_and_versions_are_noted(
+    in_sys: str | None,
+    smi: str,
+    driver: str | None,
+    earlier: dict | None,
+    peak: int | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    card = Card("NVIDIA H100 80GB HBM3", 85_000_000_000, 9, 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
+    monkeypatch.setattr(module, "DRIVER", tmp_path / "version")
+    if in_sys:
+        (tmp_path / "version").write_text(in_sys)
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{smi}\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-abc")
+    assert gpu(torch.device("cuda:0"), earlier) == {
+        **{"name": "NVIDIA H100 80GB HBM3", "capability": "9.0", "memory": 85_000_000_000},
+        **{"peak_memory": peak, "visible": "MIG-abc", "driver": driver, "cuda": "13.0", "cudnn": 91002},
+    }
+
+
+@pytest.mark.parametrize(("earlier", "peak"), [(None, 5), (3, 5), (7, 7)])
+def test_the_largest_peak_of_all_attempts_is_noted_however_one_ends(
+    earlier: int | None, peak: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5)
+    state = SimpleNamespace(numerics=SimpleNamespace(device=torch.device("cuda:0")))
+    environment = {"gpu": {"name": "H100", "peak_memory": earlier}}
+    job = SimpleNamespace(state=state, environment=environment, folder=RunFolder(tmp_path))
+    with pytest.raises(KeyboardInterrupt), story._peak_memory_noted(job):
+        raise KeyboardInterrupt
+    written = json.loads((tmp_path / "environment.json").read_text())
+    assert written == {"gpu": {"name": "H100", "peak_memory": peak}}
+
+
+def test_the_last_lines_say_how_much_of_the_card_was_used(tmp_path: Path):
+    told = {
+        "cfg": compose(["tracking=none"]),
+        "tested": 0,
+        "tracker": NoTracker(out_dir=tmp_path, run_name="", tags={}),
+    }
+    card = {"name": "H100", "memory": 85_000_000_000, "peak_memory": 2_340_000_000}
+    ended = Result(seconds={"total": 1.0})
+    lines = [console.closing(RunFolder(tmp_path), ended, **told, card=each) for each in (card, None)]
+    assert set(lines[0]) - set(lines[1]) == {"GPU memory     2.3 GB at most, of 85.0 GB (H100)"}
