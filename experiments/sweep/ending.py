@@ -6,6 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from experiments.cli import user_mistakes
 from experiments.config.compose import ALLOWED
 from experiments.sweep.backends.backend import Backend, Cause
@@ -16,12 +18,17 @@ from experiments.sweep.trials import Trial
 TROUBLE = (ValueError, OSError, MemoryError, Defect)  # of a job whose failure is told and no more
 
 
-def test(won: Sequence[Trial], server: Server, *, allowed: Sequence[str]) -> None:
-    """Read the test set with the winner's weights, once for each seed; ``allowed`` is the user's code."""
+def test(won: Sequence[Trial], server: Server, cfg: DictConfig) -> None:
+    """Read the test set with the winner's weights, once for each seed.
+
+    ``cfg`` says which code of the user's own is allowed, and the device: the trials know it by another name.
+    """
+    allowed = f"{ALLOWED}=[{','.join(cfg.security.allowed_targets)}]"
     for trial in won:
         if "test/acc" not in trial.look().metrics:
             with user_mistakes():
-                metrics = server.call("test_trial", trial.folder, [f"{ALLOWED}=[{','.join(allowed)}]"])
+                words = [allowed, f"trainer.device={cfg.trainer.device}"]
+                metrics = server.call("test_trial", trial.folder, words)
             say(f"winner        {trial.label}  test/acc {metrics['test/acc']:.2%}")
 
 

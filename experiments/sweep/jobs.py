@@ -23,6 +23,7 @@ from experiments.runs.result import Result
 from experiments.runs.weights import trained_model
 from experiments.sweep.checks import check_space
 from experiments.sweep.compared import composed, conflict, edited
+from experiments.sweep.gpus import listed, names
 from experiments.sweep.needs import Needs
 from experiments.sweep.origin import unpacked
 from experiments.sweep.report import write
@@ -44,7 +45,8 @@ def run_trial(
 ) -> None:
     """Run one trial in this process, its output in `trial.log`; the exit code says how it went.
 
-    ``gpu`` is what CUDA_VISIBLE_DEVICES becomes, None to leave it; ``threads`` 0 leaves torch's choice.
+    ``gpu`` is what CUDA_VISIBLE_DEVICES becomes, empty without a GPU, None to leave it; the trial then sees
+    one device at most, and `trainer.device=cuda:1` is `cuda` to it. ``threads`` 0 leaves torch's choice.
     """
     os.setsid()  # Ctrl-C is the controller's, and what the trial starts ends with it
     _log_to(folder / "trial.log")
@@ -57,6 +59,8 @@ def run_trial(
     with exit_codes():
         with user_mistakes(), unpacked(files) as here, composing_from(here.get("conf")):
             cfg = composed(overrides, here)
+            if gpu and cfg.trainer.device.startswith("cuda:"):
+                cfg.trainer.device = "cuda"
             if cfg.analysis.level != "none":
                 differences(cfg)  # reads the default run while it is there, for the report of this one
         with composing_from(here.get("conf")):
@@ -115,9 +119,10 @@ def check_again(
     return edited(space, files, now), against
 
 
-def gpu_count() -> int:
-    """Return the number of GPUs that torch sees."""
-    return torch.cuda.device_count()
+def gpu_names() -> list[str]:
+    """Return the names of the GPUs that trials can be given."""
+    count = torch.cuda.device_count()
+    return names(count, os.environ.get("CUDA_VISIBLE_DEVICES"), listed() if count else "")
 
 
 def test_trial(folder: Path, overrides: Sequence[str]) -> dict[str, float]:
@@ -174,5 +179,5 @@ def sync_trials(folder: Path) -> bool:
 
 JOBS: dict[str, Callable[..., Any]] = {
     job.__name__: job
-    for job in (check_again, check_points, gpu_count, run_trial, sync_trials, test_trial, track_sweep, write)
+    for job in (check_again, check_points, gpu_names, run_trial, sync_trials, test_trial, track_sweep, write)
 }

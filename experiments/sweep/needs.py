@@ -36,6 +36,12 @@ class Needs:
         Where trials run ``elsewhere``, what is not here is left to them.
         """
         if not elsewhere:
+            devices = list(dict.fromkeys(options.trainer.device for options in self._machines.values()))
+            if len(devices) > 1:
+                raise ValueError(
+                    "trainer.device must be the same for all trials, which share its GPUs or cores out, "
+                    f"got {', '.join(devices)}"
+                )
             for options in self._machines.values():
                 set_up(options.trainer)
         for key, options in self._pictures.items():

@@ -141,6 +141,7 @@ def _trial_cells(row: dict[str, Any], folder: Path) -> dict[str, str]:
     acc = row["val/acc_best"]
     cells["val/acc best"] = "" if acc is None else f"{acc:.2%}"
     cells |= {"epochs": str(row["epochs"]), "seconds": f"{row['seconds']:,.1f}"}
+    cells |= {"GPU": row["gpu"]} if row["gpu"] else {}
     return cells | {"folder": str(Path(row["folder"]).relative_to(folder)), "run id": row["run_id"]}
 
 

@@ -16,7 +16,7 @@ from experiments.cli import UserError, one_line
 Job = Literal[  # by name: whoever asks for one need not import what it takes
     "check_again",
     "check_points",
-    "gpu_count",
+    "gpu_names",
     "run_trial",
     "sync_trials",
     "test_trial",

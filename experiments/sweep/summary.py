@@ -105,6 +105,7 @@ def table(trials: Iterable[Trial]) -> list[dict[str, Any]]:
                 **{name: look.metrics.get(name) for name in FIGURES},
                 "epochs": len(look.history),
                 "seconds": round(sum(row["seconds"] for row in look.history), 1),
+                "gpu": trial.gpu or "",
                 "run_id": (look.result and look.result.run_id) or run_id(trial.folder) or "",
                 "folder": str(trial.folder),
                 "error": look.error,

@@ -22,6 +22,7 @@ from experiments.sweep.backends.slurm import Slurm
 from experiments.sweep.closing import closing
 from experiments.sweep.controller import Controller
 from experiments.sweep.ending import Record, refit, say, test
+from experiments.sweep.gpus import meant
 from experiments.sweep.home import Home, begun_with_fewer_seeds, sweep_name
 from experiments.sweep.ledger import Ledger
 from experiments.sweep.names import SEED
@@ -79,7 +80,7 @@ def _sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, now:
             if options.refit:
                 refit(won, space, backend, home.path, ready)
             elif options.test == "best":
-                test(won, server, allowed=cfg.security.allowed_targets)
+                test(won, server, cfg)
         finally:
             record.close(controller.trials)
             error = sys.exception()  # after a signal the command line tells how to go on
@@ -214,7 +215,8 @@ def _backend(
 
 
 def _slots(server: Server, options: SweepSettings, space: Space, cfg: DictConfig) -> Slots:
-    gpus = server.call("gpu_count") if cfg.trainer.device in ("auto", "cuda") else 0
+    device = str(cfg.trainer.device)
+    gpus = meant(device, server.call("gpu_names") if device != "cpu" else [])
     points = space.size if options.sampler == "grid" else max(options.n_trials, options.add_trials)
     most = points if options.sampler == "grid" else points * len(space.seeds)
     return share_out(options, gpus=gpus, cores=len(os.sched_getaffinity(0)), most=most)

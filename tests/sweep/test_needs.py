@@ -73,6 +73,12 @@ def test_pictures_are_decoded_once_before_the_first_trial(tmp_path: Path, monkey
     assert len(decoded) == 1
 
 
+def test_trials_that_share_a_machine_out_have_one_device(tmp_path: Path):
+    tiny = [part for part in TINY if "trainer.device" not in part]
+    with pytest.raises(ValueError, match="must be the same for all trials, .*, got cpu, cuda:0"):
+        check_points(space_of(*tiny, "trainer.device=cpu,cuda:0"), GRID, FILES)
+
+
 def test_trials_on_a_cluster_may_have_what_is_not_here():
     tiny = [part for part in TINY if "data." not in part]
     space = space_of(*tiny, "data=cifar10", "data.root=absent", "data.download=false", "seed=0,1")
@@ -101,7 +107,7 @@ def test_an_error_of_a_job_keeps_its_kind_and_a_defect_its_traceback(
     monkeypatch.setattr(server.os, "setsid", lambda: None)
     monkeypatch.setattr(server.signal, "signal", lambda *_: None)
     ours, theirs = server.multiprocessing.Pipe(duplex=False)
-    server._answer(theirs, "gpu_count", (), {})
+    server._answer(theirs, "gpu_names", (), {})
     _, sent = ours.recv()
     assert type(sent) is kind
     assert str(sent).endswith("a b")

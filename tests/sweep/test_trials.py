@@ -1,5 +1,6 @@
 """Trials by themselves: what ends one must not touch another, nor a GPU be given twice."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -11,11 +12,13 @@ import pytest
 from experiments.config.settings import SweepSettings
 from experiments.files import PROJECT
 from experiments.sweep.backends.local import share_out
+from experiments.sweep.summary import table
 from experiments.sweep.trials import Trial
 from tests.sweep.conftest import TINY, Sweep, wait_until
 
 
-def test_every_way_to_die_ends_one_trial_alone(sweep: Sweep, net: list[str]):
+def test_every_way_to_die_ends_one_trial_alone(sweep: Sweep, net: list[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")  # which trials on the CPU are not shown
     done = sweep(
         *(*net, "+model.mode=ok,raise,exit,hang,kill,once", f"+model.diary={sweep.folder / 'diary'}"),
         *("sweep.slots=2", "sweep.timeout=6", "sweep.retries=1", "trainer.epochs=1"),
@@ -34,6 +37,9 @@ def test_every_way_to_die_ends_one_trial_alone(sweep: Sweep, net: list[str]):
     attempts = {name: trial["attempts"] for name, trial in sweep.trials().items()}
     assert attempts["mode-once"] == attempts["mode-kill"] == 2  # the second attempt is sweep.retries
     assert attempts["mode-raise"] == attempts["mode-hang"] == attempts["mode-exit"] == 1
+    steps = [line.split() for line in (sweep.folder / "diary").read_text().splitlines() if "step" in line]
+    assert steps
+    assert all(len(words) == 3 for words in steps)  # moment, process, step
     report = (sweep.home / "report.html").read_text()
     assert "RuntimeError (no forward today)" in report
     assert "killed by SIGKILL" in report
@@ -61,25 +67,23 @@ def test_a_look_keeps_what_it_saw(tmp_path: Path):
     ]
 
 
-def test_slots_share_the_gpus_out(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    shared = share_out(SweepSettings(slots_per_gpu=2), gpus=2, cores=8, most=100)
-    assert (shared.count, sorted(shared.gpus), shared.threads) == (4, ["0", "0", "1", "1"], 0)
-    few = share_out(SweepSettings(slots_per_gpu=2), gpus=2, cores=8, most=2)
-    assert few.gpus == ("0", "1")  # one each before two on one
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-abc")
-    assert share_out(SweepSettings(), gpus=2, cores=8, most=9).gpus == ("5", "GPU-abc")
+def test_slots_share_the_gpus_out_and_the_cores_among_them():
+    shared = share_out(SweepSettings(slots_per_gpu=2), gpus=["0", "1"], cores=8, most=100)
+    assert (shared.count, shared.gpus, shared.threads) == (4, ("0", "1", "0", "1"), 2)
+    few = share_out(SweepSettings(slots_per_gpu=2), gpus=["0", "1"], cores=9, most=2)
+    assert (few.gpus, few.threads) == (("0", "1"), 4)  # one each before two on one
+    assert share_out(SweepSettings(slots_per_gpu=8), gpus=["5"], cores=4, most=9).threads == 1
     with pytest.raises(ValueError, match="sweep.slots must be at most 2, 2 GPUs times"):
-        share_out(SweepSettings(slots="3"), gpus=2, cores=8, most=9)
+        share_out(SweepSettings(slots="3"), gpus=["0", "1"], cores=8, most=9)
 
 
 def test_slots_share_the_cores_out():
-    assert vars(share_out(SweepSettings(threads=2), gpus=0, cores=8, most=100)) == {
+    assert vars(share_out(SweepSettings(threads=2), gpus=[], cores=8, most=100)) == {
         **{"count": 4, "gpus": (), "threads": 2}
     }
-    assert share_out(SweepSettings(), gpus=0, cores=8, most=2).threads == 4
-    assert share_out(SweepSettings(slots="3"), gpus=0, cores=8, most=100).count == 3
-    assert share_out(SweepSettings(threads=16), gpus=0, cores=8, most=100).count == 1
+    assert share_out(SweepSettings(), gpus=[], cores=8, most=2).threads == 4
+    assert share_out(SweepSettings(slots="3"), gpus=[], cores=8, most=100).count == 3
+    assert share_out(SweepSettings(threads=16), gpus=[], cores=8, most=100).count == 1
 
 
 TWO_GPUS = """
@@ -136,6 +140,30 @@ def test_two_trials_never_have_one_gpu_at_a_time(sweep: Sweep, net: list[str]):
     for gpu in ("a", "b"):
         times = sorted((min(ts), max(ts)) for (name, _), ts in spans.items() if name == gpu)
         assert all(end < begin for (_, end), (begin, _) in zip(times, times[1:], strict=False))
+
+
+ONE_TRIAL = """
+import sys
+from pathlib import Path
+from experiments.sweep.jobs import run_trial
+folder = Path(sys.argv[1])
+folder.mkdir()
+run_trial(sys.argv[2:], {"config_name": "config", "config_dir": None}, folder, "label", "GPU-abc", 1)
+"""
+
+
+def test_a_trial_on_the_second_gpu_is_shown_that_one_alone_and_asks_for_the_only_one(tmp_path: Path):
+    """There is none of that name, and the error says what was asked for."""
+    arguments = [*TINY, "trainer.device=cuda:1"]
+    code = [sys.executable, "-c", ONE_TRIAL, str(tmp_path / "trial"), *arguments]
+    done = subprocess.run(code, cwd=PROJECT, timeout=120)
+    told = json.loads((tmp_path / "trial" / "result.json").read_text())["error"]
+    assert (done.returncode, "must be a device of this machine, got 'cuda'; torch" in told) == (2, True), told
+
+
+def test_the_report_names_the_slot_of_a_trial_on_a_gpu(tmp_path: Path):
+    trials = [Trial(n, {}, {}, str(n), tmp_path / str(n), gpu=gpu) for n, gpu in enumerate(["MIG-abc", None])]
+    assert [row["gpu"] for row in table(trials)] == ["MIG-abc", ""]
 
 
 def test_ten_thousand_points_start_soon(sweep: Sweep):

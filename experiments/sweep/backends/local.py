@@ -23,27 +23,25 @@ class Slots:
 
     count: int
     gpus: tuple[str, ...]  # of each slot, as CUDA_VISIBLE_DEVICES names it; empty without a GPU
-    threads: int  # CPU threads of a trial; 0 = torch's choice
+    threads: int  # CPU threads of a trial
 
 
-def share_out(settings: SweepSettings, *, gpus: int, cores: int, most: int) -> Slots:
-    """Share out GPUs, or without one CPU cores, for at most ``most`` trials at a time.
+def share_out(settings: SweepSettings, *, gpus: Sequence[str], cores: int, most: int) -> Slots:
+    """Share out ``gpus``, or without one CPU cores, for at most ``most`` trials at a time.
 
     Raises ValueError where `sweep.slots` asks for more than the GPUs have.
     """
     automatic = settings.slots == "auto"
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",")[:gpus] if visible else [str(number) for number in range(gpus)]
-    if names:
-        places = names * settings.slots_per_gpu  # one of each before a second of any
+    if gpus:
+        places = [*gpus] * settings.slots_per_gpu  # one of each before a second of any
         wanted = len(places) if automatic else int(settings.slots)
         if wanted > len(places):
             raise ValueError(
-                f"sweep.slots must be at most {len(places)}, {len(names)} GPUs times "
+                f"sweep.slots must be at most {len(places)}, {len(gpus)} GPUs times "
                 f"sweep.slots_per_gpu={settings.slots_per_gpu}, got {wanted}"
             )
         count = min(most, wanted)
-        return Slots(count, tuple(places[:count]), 0)
+        return Slots(count, tuple(places[:count]), max(1, cores // count))
     count = max(1, min(most, cores // settings.threads if automatic else int(settings.slots)))
     return Slots(count, (), max(1, cores // count))
 
@@ -78,7 +76,8 @@ class Local:
         """Start a trial in a free slot."""
         trial.gpu = self._free_gpu()
         trial.write()
-        arguments = (list(overrides), self._files, trial.folder, trial.label, trial.gpu, self._slots.threads)
+        visible = trial.gpu or ""
+        arguments = (list(overrides), self._files, trial.folder, trial.label, visible, self._slots.threads)
         self._processes[trial.number] = self._server.start("run_trial", *arguments)
         self._running[trial.number] = trial
 
