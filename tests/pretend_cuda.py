@@ -453,6 +453,7 @@ def pretend_cuda() -> Iterator[Seen]:
             torch.__future__.get_overwrite_module_params_on_conversion(),
         )
         torch.__future__.set_overwrite_module_params_on_conversion(True)
+        stack.callback(setattr, torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
         stack.callback(_pinned.clear)
         stack.callback(_seen.clear)
         stack.enter_context(_Operations())
