@@ -28,7 +28,7 @@ def trainer_settings(**changes: Any) -> TrainerSettings:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is marked gpu where there is none, unless GPU_TESTS_ON names another device to rehearse it on."""
+    """Skip what is marked gpu where there is none, unless GPU_TESTS_ON names a device to rehearse it on."""
     if torch.cuda.is_available() or "GPU_TESTS_ON" in os.environ:
         return
     for item in items:
