@@ -15,7 +15,7 @@ from cifar_core.augment import steps
 from cifar_core.augment.uniforms import uniforms
 from cifar_core.device import beside
 
-BLOCK = 64  # pictures
+BLOCK = 2**18  # values that a CPU changes at once: a megabyte as float32, the size of its second cache
 Params = dict[str, Tensor]  # one row a picture, on the CPU or on the pictures' device
 Changed = Tensor | list[tuple[Tensor, Tensor]]  # pictures, or (rows, pictures) of each size
 
@@ -69,9 +69,9 @@ def block_by_block(change: Callable[..., Tensor], images: Tensor, *values: Tenso
 
     `values` have one row a picture, as the result has.
     """
-    if images.device.type != "cpu" or len(images) <= BLOCK:
+    count = min(-(-images.numel() // BLOCK), len(images))
+    if images.device.type != "cpu" or count <= 1:
         return change(images, *values)
-    count = -(-len(images) // BLOCK)
     parts = zip(*(rows.chunk(count) for rows in (images, *values)), strict=True)
     return torch.cat([change(*part) for part in parts])
 
@@ -112,9 +112,14 @@ def columns(images: Tensor, *values: Tensor, dtype: torch.dtype = torch.float32)
     return beside(images, torch.stack(values), dtype)[:, :, None, None, None].unbind()
 
 
-def colour(images: Tensor, fill: float | Sequence[float]) -> Tensor:
-    """Return a fill value as float32 that broadcasts over `images` (M, 3, H, W)."""
-    return constant(tuple(per_channel(fill)), images.device, torch.float32).view(1, 3, 1, 1)
+def colour(images: Tensor, fill: float | Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return a fill value so that it broadcasts over `images` (M, 3, H, W)."""
+    return constant(tuple(per_channel(fill)), images.device, dtype).view(1, 3, 1, 1)
+
+
+def nearest_level(fill: float | Sequence[float]) -> list[float]:
+    """Return a fill value as whole levels, one a channel, as OpenCV takes it."""
+    return torch.tensor(per_channel(fill)).round_().clamp_(0, 255).tolist()
 
 
 def kept(images: Tensor, changed: Tensor, same: Tensor) -> Tensor:
@@ -154,4 +159,6 @@ def looked_up(table: Tensor, places: Tensor) -> Tensor:
 
 def more(numbers: Tensor, columns: int) -> Tensor:
     """Turn one uniform number a picture, (M,), into many, (M, columns)."""
-    return block_by_block(lambda keys: uniforms(keys, columns), (numbers * 2.0**53).long())
+    keys = (numbers * 2.0**53).long()
+    rows = max(BLOCK // max(columns, 1), 1) if keys.device.type == "cpu" else len(keys)
+    return torch.cat([uniforms(block, columns) for block in keys.split(rows)])

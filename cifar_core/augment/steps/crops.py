@@ -1,6 +1,7 @@
 """Padding and cropping, without resampling."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import albumentations as A
@@ -8,14 +9,24 @@ import cv2
 import torch
 from torch import Tensor
 
-from cifar_core.augment.lowering import Lowering, Params, beside, colour, per_channel, whole
+from cifar_core.augment.lowering import (
+    Lowering,
+    Params,
+    beside,
+    block_by_block,
+    colour,
+    nearest_level,
+    per_channel,
+    whole,
+)
 
 SIDES = ("pad_top", "pad_bottom", "pad_left", "pad_right")
 
 
-def source_index(start: int, stop: int, size: int, border_mode: int) -> Tensor:
+@lru_cache(maxsize=64)
+def source_index(start: int, stop: int, size: int, border_mode: int, device: torch.device) -> Tensor:
     """Return which of `size` pixels lies at each of the places start..stop - 1, of which some lie outside."""
-    place = torch.arange(start, stop)
+    place = torch.arange(start, stop, device=device)
     if border_mode == cv2.BORDER_REPLICATE:
         return place.clamp(0, size - 1)
     if border_mode == cv2.BORDER_WRAP:
@@ -35,13 +46,11 @@ def pad(images: Tensor, sides: Sequence[int], *, border_mode: int, fill: float |
     if not any(sides):
         return images
     if border_mode != cv2.BORDER_CONSTANT:
-        rows = beside(images, source_index(-top, height + bottom, height, border_mode))
-        columns = beside(images, source_index(-left, width + right, width, border_mode))
-        return images.index_select(2, rows).index_select(3, columns)
-    rim = colour(images, fill)
-    rim = rim if images.is_floating_point() else rim.round().clamp(0, 255)
+        rows = source_index(-top, height + bottom, height, border_mode, images.device)
+        columns = source_index(-left, width + right, width, border_mode, images.device)
+        return block_by_block(lambda part: part.index_select(2, rows).index_select(3, columns), images)
     padded = images.new_empty(*images.shape[:2], top + height + bottom, left + width + right)
-    padded.copy_(rim.to(images.dtype))
+    padded.copy_(colour(images, fill if images.is_floating_point() else nearest_level(fill), images.dtype))
     padded[:, :, top : top + height, left : left + width] = images
     return padded
 

@@ -8,28 +8,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifar_core.augment.lowering import Lowering, Params, beside, between, colour, more, per_channel, whole
+from cifar_core.augment.lowering import (
+    Lowering,
+    Params,
+    beside,
+    between,
+    colour,
+    constant,
+    in_blocks,
+    more,
+    per_channel,
+    whole,
+)
 
 
 def inside(start: Tensor, stop: Tensor, size: int) -> Tensor:
-    """Mark, as uint8 (M, K, size), the places in start..stop - 1, both (M, K)."""
-    place = torch.arange(size)
+    """Mark, as uint8 (M, K, 2, size), the places in start..stop - 1, both (M, K, 2)."""
+    place = torch.arange(size, dtype=start.dtype, device=start.device)
     return ((place >= start[..., None]) & (place < stop[..., None])).view(torch.uint8)
 
 
 def holed(step: Any, images: Tensor, params: Params) -> Tensor:
     """Fill the `holes` (M, K, 4), x_min, y_min, x_max, y_max, with the step's colour."""
-    holes = params["holes"]
-    columns = beside(images, inside(holes[..., 0], holes[..., 2], images.shape[-1]))
-    rows = beside(images, inside(holes[..., 1], holes[..., 3], images.shape[-2]))
+    holes = beside(images, params["holes"], torch.int16)
+    height, width = images.shape[-2:]
+    marks = inside(holes[..., :2], holes[..., 2:], max(height, width))
+    columns, rows = marks[:, :, 0, :width], marks[:, :, 1, :height]
     if holes.shape[1] == 1:
         hole = rows.transpose(1, 2) * columns
     else:
         hole = (rows.float().transpose(1, 2) @ columns.float()).clamp_(max=1).to(torch.uint8)
-    fill = colour(images, step.fill).to(images.dtype)
+    fill = colour(images, step.fill, images.dtype)
     if images.is_floating_point():
         return torch.where(hole[:, None] > 0, fill, images)
-    return images * (1 - hole)[:, None] + hole[:, None] * fill  # 5 times as fast as `where` on uint8
+    rest = images * (1 - hole)[:, None]
+    return rest.addcmul_(hole[:, None], fill) if np.any(step.fill) else rest  # `where` is slow on uint8
 
 
 def lengths(span: tuple[float, float], size: int, pixels: bool, uniforms: Tensor) -> Tensor:
@@ -59,9 +72,11 @@ def draw_holes(step: A.CoarseDropout, uniforms: Tensor, images: Tensor) -> Param
 def draw_grid(step: A.GridDropout, uniforms: Tensor, images: Tensor) -> Params:
     """Draw a grid and one hole in each of its cells; where cells are fewer, holes are empty."""
     height, width = images.shape[-2:]
-    grids = torch.tensor(grid_choices(step, height, width))
+    choices = grid_choices(step, height, width)
+    rows, columns = (max(sides) for sides in zip(*choices, strict=True))
+    uniforms = beside(images, uniforms)
+    grids = constant(tuple(choices), images.device, torch.int64)
     grids = grids[whole(uniforms[:, 0], 0, len(grids) - 1)]
-    rows, columns = grids.amax(0).tolist()
     top, high = cells(height, grids[:, 0], more(uniforms[:, 1], rows))
     left, wide = cells(width, grids[:, 1], more(uniforms[:, 2], columns))
     u = more(uniforms[:, 3], 2 * rows * columns).view(-1, 2, rows, columns)
@@ -90,7 +105,7 @@ def cells(size: int, parts: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     Returns starts and lengths, (M, most parts); those above a picture's parts have length 0.
     """
     parts = parts[:, None]
-    real = torch.arange(uniforms.shape[1]) < parts
+    real = torch.arange(uniforms.shape[1], device=uniforms.device) < parts
     rank = uniforms.masked_fill(~real, 2.0).argsort(1).argsort(1)
     lengths = (size // parts + (rank < size % parts)) * real
     return lengths.cumsum(1) - lengths, lengths
@@ -101,7 +116,7 @@ def hole_in(
 ) -> tuple[Tensor, Tensor]:
     """Place a hole in each cell along one axis (0 is x); returns start and stop, (M, rows, columns)."""
     hole = torch.minimum((length * step.ratio).clamp(min=1), length - 1).long()
-    offset = whole(uniforms, 0, length - hole) if step.random_offset else torch.tensor(step.shift_xy[axis])
+    offset = whole(uniforms, 0, length - hole) if step.random_offset else step.shift_xy[axis]
     first = torch.minimum((start + offset).clamp(min=0), size - hole).expand_as(uniforms)
     return first, first + hole
 
@@ -141,7 +156,7 @@ LOWERED = {
         ),
     ),
     A.GridDropout: Lowering(
-        holed,
+        in_blocks(holed),
         draw_grid,
         collate_holes,
         columns=lambda step: 4,

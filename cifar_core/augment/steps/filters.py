@@ -1,6 +1,7 @@
 """Small convolutions."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import albumentations as A
@@ -39,15 +40,23 @@ def sharpen_limits(step: A.Sharpen) -> str:
 
 def blurred(step: A.Blur | A.GaussianBlur, images: Tensor, params: Params) -> Tensor:
     """Convolve rows and columns of each picture with its own `kernel` (M, K), K odd; borders are mirrored."""
-    kernel = params["kernel"].double()
-    return separable(images, *(mirror_matrix(kernel, size) for size in images.shape[-2:]))
+    kernel = beside(images, params["kernel"], torch.float64)
+    height, width = images.shape[-2:]
+    down = mirror_matrix(kernel, height)
+    return separable(images, down, down if width == height else mirror_matrix(kernel, width))
 
 
 def mirror_matrix(kernel: Tensor, size: int) -> Tensor:
     """Return the convolution of `size` pixels, mirrored at the ends, as matrices (M, size, size)."""
-    reach = kernel.shape[1] // 2
-    source = source_index(-reach, size + reach, size, cv2.BORDER_REFLECT_101).unfold(0, kernel.shape[1], 1)
-    return torch.einsum("mk,ikj->mij", kernel, F.one_hot(source, size).double())
+    return torch.einsum("mk,ikj->mij", kernel, mirrors(size, kernel.shape[1], kernel.device))
+
+
+@lru_cache(maxsize=64)
+def mirrors(size: int, width: int, device: torch.device) -> Tensor:
+    """Mark which pixel lies under each place of a kernel at each pixel, as float64 (size, width, size)."""
+    reach = width // 2
+    source = source_index(-reach, size + reach, size, cv2.BORDER_REFLECT_101, device).unfold(0, width, 1)
+    return (source[..., None] == torch.arange(size, device=device)).double()
 
 
 def boxes(widths: Tensor, most: int) -> Tensor:

@@ -26,15 +26,14 @@ def transposed(step: Any, images: Tensor, params: Params) -> Tensor:
 
 def quarter_turns(step: A.RandomRotate90, images: Tensor, params: Params) -> Changed:
     """Turn each picture counter-clockwise by `factor` quarters; two sizes come out where sides differ."""
-    pieces = []
-    for factors in ((0, 2), (1, 3)):
-        rows = [(params["factor"] == factor).nonzero()[:, 0] for factor in factors]
-        turned = [
-            images.index_select(0, beside(images, chosen)).rot90(factor, (-2, -1))
-            for chosen, factor in zip(rows, factors, strict=True)
-        ]
-        pieces.append((torch.cat(rows), torch.cat(turned)))
-    return pieces
+    factors = (0, 2, 1, 3)
+    rows = [(params["factor"] == factor).nonzero()[:, 0] for factor in factors]
+    there = beside(images, torch.cat(rows)).split([len(chosen) for chosen in rows])
+    turned = [
+        images.index_select(0, chosen).rot90(factor, (-2, -1))
+        for chosen, factor in zip(there, factors, strict=True)
+    ]
+    return [(torch.cat(rows[span]), torch.cat(turned[span])) for span in (slice(2), slice(2, 4))]
 
 
 def draw_quarters(step: A.RandomRotate90, uniforms: Tensor, images: Tensor) -> Params:

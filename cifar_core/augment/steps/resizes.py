@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import albumentations as A
@@ -10,7 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifar_core.augment.lowering import Lowering, Params, beside, between, in_blocks, rounded, whole
+from cifar_core.augment.lowering import (
+    Lowering,
+    Params,
+    beside,
+    between,
+    block_by_block,
+    constant,
+    in_blocks,
+    rounded,
+    whole,
+)
 from cifar_core.augment.steps.crops import pad
 
 INTERPOLATIONS = (
@@ -30,11 +41,19 @@ def separable(images: Tensor, down: Tensor, across: Tensor) -> Tensor:
 
 def resampled(images: Tensor, boxes: Tensor, size: tuple[int, int], interpolation: int) -> Tensor:
     """Scale the box of each picture, (M, 4) as x, y, width, height, to `size`, as `cv2.resize` does."""
+    boxes = beside(images, boxes, torch.int32)
+    return separable(images, *weights(boxes, images.shape[-2:], size, interpolation))
+
+
+def weights(
+    boxes: Tensor, shape: Sequence[int], size: Sequence[int], interpolation: int
+) -> tuple[Tensor, Tensor]:
+    """Return how much each row and each column of pictures of `shape` adds to those of `size`."""
     start, length = boxes[:, :2], boxes[:, 2:]
     shrinks = (length[:, 0] >= size[1]) & (length[:, 1] >= size[0])
-    across = axis_weights(start[:, 0], length[:, 0], size[1], images.shape[-1], interpolation, shrinks)
-    down = axis_weights(start[:, 1], length[:, 1], size[0], images.shape[-2], interpolation, shrinks)
-    return separable(images, down, across)
+    across = axis_weights(start[:, 0], length[:, 0], size[1], shape[1], interpolation, shrinks)
+    down = axis_weights(start[:, 1], length[:, 1], size[0], shape[0], interpolation, shrinks)
+    return down, across
 
 
 def axis_weights(
@@ -43,7 +62,7 @@ def axis_weights(
     """Return how much each of `size` pixels adds to each of `out` ones, (M, out, size)."""
     length = length[:, None].double()
     scale = 1 / (torch.full_like(length, out) / length)  # OpenCV's rounding decides which pixel is nearest
-    place = torch.arange(out)
+    place = torch.arange(out, device=length.device)
     if interpolation == cv2.INTER_AREA:
         left = torch.floor(place * scale)
         share = ((place + 1) - (left + 1) / scale).clamp(min=0)
@@ -59,7 +78,7 @@ def axis_weights(
 def taps(centre: Tensor, length: Tensor, size: int, start: Tensor, *, cubic: bool) -> Tensor:
     """Return the weights of the pixels around `centre` (M, out); those outside the box repeat its edge."""
     first = centre.floor()
-    weights = torch.zeros(*centre.shape, size, dtype=torch.float64)
+    weights = torch.zeros(*centre.shape, size, dtype=torch.float64, device=centre.device)
     for offset in range(-1, 3) if cubic else range(2):
         pixel = torch.minimum((first + offset).clamp(min=0), length - 1)
         distance = (centre - first - offset).abs()
@@ -77,7 +96,7 @@ def keys_cubic(distance: Tensor, a: float = -0.75) -> Tensor:
 
 def overlaps(left: Tensor, scale: Tensor, length: Tensor, size: int, start: Tensor) -> Tensor:
     """Return the share of each pixel in the stretches from `left` (M, out) on, `scale` (M, 1) long."""
-    pixel = torch.arange(size) - start[:, None, None]
+    pixel = torch.arange(size, device=start.device) - start[:, None, None]
     stop = torch.minimum((left + scale)[..., None], length[..., None])
     covered = torch.minimum(pixel + 1, stop) - torch.maximum(pixel, left[..., None])
     return covered.clamp(min=0) / scale[..., None]
@@ -86,10 +105,20 @@ def overlaps(left: Tensor, scale: Tensor, length: Tensor, size: int, start: Tens
 def resized(step: A.Resize, images: Tensor, params: Params) -> Tensor:
     """Scale whole pictures."""
     height, width = images.shape[-2:]
-    box = torch.tensor([[0, 0, width, height]])
     shrinks = step.height < height or step.width < width
     interpolation = cv2.INTER_AREA if step.area_for_downscale and shrinks else step.interpolation
-    return resampled(images, box, (step.height, step.width), interpolation)
+    fixed = fixed_weights((height, width), (step.height, step.width), interpolation, images.device)
+    return separable(images, *fixed)
+
+
+@lru_cache(maxsize=16)
+def fixed_weights(
+    shape: tuple[int, int], size: tuple[int, int], interpolation: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return the weights for whole pictures, which stay on the device for the next call."""
+    box = constant(((0, 0, shape[1], shape[0]),), device, torch.int32)
+    down, across = weights(box, shape, size, interpolation)
+    return down.float(), across.float()
 
 
 def box_resized(step: A.RandomResizedCrop, images: Tensor, params: Params) -> Tensor:
@@ -145,7 +174,10 @@ def grown(step: A.CropAndPad, images: Tensor, params: Params) -> Tensor:
     x, y = left - sides[:, 3], top - sides[:, 0]
     wide, high = width + sides[:, 1] + sides[:, 3], height + sides[:, 0] + sides[:, 2]
     if step.keep_size:
-        return resampled(framed, torch.stack([x, y, wide, high], 1), (height, width), step.interpolation)
+        boxes = torch.stack([x, y, wide, high], 1)
+        return block_by_block(
+            lambda part, boxes: resampled(part, boxes, (height, width), step.interpolation), framed, boxes
+        )
     return framed[:, :, int(y[0]) : int(y[0] + high[0]), int(x[0]) : int(x[0] + wide[0])]
 
 

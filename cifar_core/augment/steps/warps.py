@@ -15,12 +15,15 @@ from cifar_core.augment.lowering import (
     beside,
     between,
     colour,
+    constant,
     in_blocks,
+    nearest_level,
     per_channel,
     rounded,
     stacked,
     whole,
 )
+from cifar_core.augment.steps.crops import pad
 
 MODES = {
     cv2.INTER_NEAREST: "nearest",
@@ -39,50 +42,52 @@ Warp = Any  # Rotate, Affine or ShiftScaleRotate
 
 def warped(step: Warp, images: Tensor, params: Params) -> Tensor:
     """Map each picture by its own `matrix` (M, 3, 3), from input to output pixels, as `cv2.warpAffine`."""
-    x, y = sources(params["matrix"], images)
+    places = sources(params["matrix"], images)
     if step.interpolation == cv2.INTER_NEAREST:
-        x, y = (x + 0.5).floor_(), (y + 0.5).floor_()
-    levels = images.float()
+        places = places.add_(0.5).floor_()
     if step.border_mode == cv2.BORDER_CONSTANT:
-        fill = colour(images, step.fill).round().clamp(0, 255)
-        levels = sampled(levels - fill, x, y, step.interpolation, step.border_mode) + fill
-    else:
-        levels = sampled(levels, x, y, step.interpolation, step.border_mode)
-    return rounded(levels)
+        fill = colour(images, nearest_level(step.fill))
+        return rounded(sampled(images - fill, places, step.interpolation, step.border_mode).add_(fill))
+    return rounded(sampled(images.float(), places, step.interpolation, step.border_mode))
 
 
-def sources(matrices: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return where in `images`, x and y (M, H, W), each output pixel comes from."""
+def sources(matrices: Tensor, images: Tensor) -> Tensor:
+    """Return where in `images` each output pixel comes from, as x and y (M, 2, H, W)."""
     height, width = images.shape[-2:]
-    inverse = torch.linalg.inv(matrices.double())[:, :2]
-    x = inverse[:, :, 0, None] * torch.arange(width)
-    y = inverse[:, :, 1, None] * torch.arange(height) + inverse[:, :, 2, None]
-    x, y = beside(images, x, torch.float32), beside(images, y, torch.float32)
-    return x[:, 0, None, :] + y[:, 0, :, None], x[:, 1, None, :] + y[:, 1, :, None]
+    inverse = beside(images, torch.linalg.inv(matrices.double())[:, :2])
+    x = inverse[:, :, 0, None] * torch.arange(width, device=images.device)
+    y = inverse[:, :, 1, None] * torch.arange(height, device=images.device) + inverse[:, :, 2, None]
+    return x.float()[:, :, None, :] + y.float()[:, :, :, None]
 
 
-def sampled(images: Tensor, x: Tensor, y: Tensor, interpolation: int, border_mode: int) -> Tensor:
-    """Interpolate float pictures (M, C, H, W) at pixel coordinates x, y (M, H', W')."""
+def sampled(images: Tensor, places: Tensor, interpolation: int, border_mode: int) -> Tensor:
+    """Interpolate float pictures (M, C, H, W) at `places`, x and y (M, 2, H', W'), which change in place."""
     if border_mode == cv2.BORDER_WRAP:
-        return sampled_around(images, x, y, interpolation)
+        return sampled_around(images, places, interpolation)
     padding_mode, aligned = BORDERS[border_mode]
     height, width = images.shape[-2:]
     if min(height, width) == 1:
         padding_mode, aligned = ("border" if padding_mode == "reflection" else padding_mode), False
-    grid = x.new_empty(*x.shape, 2)
-    grid[..., 0] = x * (2 / (width - 1)) - 1 if aligned else (x * 2 + 1) / width - 1
-    grid[..., 1] = y * (2 / (height - 1)) - 1 if aligned else (y * 2 + 1) / height - 1
+    if aligned:
+        grid = places.mul_(of_axes(images, 2 / (width - 1), 2 / (height - 1))).sub_(1)
+    else:
+        grid = places.mul_(2).add_(1).div_(of_axes(images, width, height)).sub_(1)
+    grid = grid.permute(0, 2, 3, 1)
     return F.grid_sample(images, grid, MODES[interpolation], padding_mode, align_corners=aligned)
 
 
-def sampled_around(images: Tensor, x: Tensor, y: Tensor, interpolation: int) -> Tensor:
+def of_axes(images: Tensor, x: float, y: float) -> Tensor:
+    """Return a number for each axis so that it broadcasts over places (M, 2, H, W)."""
+    return constant((x, y), images.device, torch.float32).view(1, 2, 1, 1)
+
+
+def sampled_around(images: Tensor, places: Tensor, interpolation: int) -> Tensor:
     """Interpolate pictures that repeat without end."""
     height, width = images.shape[-2:]
     rim = 2  # pixels, for the widest kernel
-    rows = torch.arange(-rim, height + rim, device=images.device) % height
-    columns = torch.arange(-rim, width + rim, device=images.device) % width
-    framed = images.index_select(2, rows).index_select(3, columns)
-    return sampled(framed, x % width + rim, y % height + rim, interpolation, cv2.BORDER_REPLICATE)
+    framed = pad(images, (rim,) * 4, border_mode=cv2.BORDER_WRAP, fill=0)
+    places = places.remainder_(of_axes(images, width, height)).add_(rim)
+    return sampled(framed, places, interpolation, cv2.BORDER_REPLICATE)
 
 
 def warp_limits(step: Warp) -> str:
