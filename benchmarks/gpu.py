@@ -12,7 +12,7 @@ page of the same name (.md) the tables. The cells, in order of importance:
   speedrun94/MODE/SEED          a run of the preset on CIFAR-10 in $CIFAR_ROOT, and the process around it
   analysis/LEVEL                the analysis of 10,000 pictures with ResNet-18
 
-Figures of two cards never share a file.
+All of them may take some 25 minutes, those of --quick 8: estimates. Figures of two cards never share a file.
 """
 
 import argparse
@@ -30,8 +30,8 @@ from typing import Any
 from experiments.files import PROJECT, read_json, write_json
 
 # Seconds, estimated: of a process, a cell, a speedrun, an analysis; of compiling a network for a batch size.
-PROCESS, CELL, SPEEDRUN, ANALYSIS = 15, 4, 20, 40
-COMPILING = {"eager": 0, "graphs": 60, "compiled": 30}
+PROCESS, CELL, SPEEDRUN, ANALYSIS = 12, 3, 20, 40
+COMPILING = {"eager": 0, "graphs": 30, "compiled": 15}  # the second finds kernels in the first one's cache
 LEAST = 20  # seconds left under which no process is started
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -29,6 +30,7 @@ from experiments.config import build
 from experiments.config.compose import compose
 from experiments.config.values import settings
 from experiments.files import PROJECT, read_json, write_json
+from experiments.runs.environment import gpu
 
 COMPILE = {"eager": "false", "graphs": "graphs", "compiled": "true"}  # trainer.compile
 EPOCHS = 10**6  # more than are ever trained
@@ -42,31 +44,31 @@ class Bench:
     data: dict[int, Data] = field(default_factory=dict)  # by their number
     name: tuple[str, ...] = ()  # network, batch size, mode
     training: tuple[TrainState, TrainerSettings, float] | None = None  # and GFLOP a picture
+    too_large: set[tuple[str, ...]] = field(default_factory=set)  # that memory did not suffice for
 
-    def pictures(self, count: int) -> Data:
-        """Return random pictures on the device."""
-        if count not in self.data:
+    def pictures(self, number: int) -> Data:
+        """Return so many random pictures on the device."""
+        if number not in self.data:
             generator = torch.Generator().manual_seed(0)
-            images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
-            labels = torch.randint(0, 10, (count,), generator=generator)
-            train, empty = (Split(images[:n], labels[:n], torch.arange(n), None) for n in (count, 0))
+            images = torch.randint(0, 256, (number, 3, 32, 32), dtype=torch.uint8, generator=generator)
+            labels = torch.randint(0, 10, (number,), generator=generator)
+            train, empty = (Split(images[:n], labels[:n], torch.arange(n), None) for n in (number, 0))
             classes = tuple(map(str, range(10)))
             made = Data("random", classes, train, empty, train, (127.5,) * 3, (73.9,) * 3, "")
-            self.data[count] = made.to(self.plan.device)
-        return self.data[count]
+            self.data[number] = made.to(self.plan.device)
+        return self.data[number]
 
     def begun(self, model: str, size: str, mode: str) -> tuple[TrainState, TrainerSettings, float]:
         """Return a training with these, the last one where it has them; its compiled code is kept so."""
+        if (model, size, mode) in self.too_large:
+            raise MemoryError("as with another recipe")
         if self.training is None or self.name != (model, size, mode):
             self.forget()
             words = [f"model={model}", f"trainer.batch_size={size}", f"trainer.compile={COMPILE[mode]}"]
             cfg = compose([*words, *_common(self.plan)])
             options = settings(cfg)
-            count = self.plan.pictures // (3 if model == "wrn28_10" else 1)
-            built = build.training(cfg, options, data=self.pictures(count))
-            gflops = training_gflops(built.state.model, self.pictures(count))
-            if options.trainer.compile:
-                built.state.model.compile()
+            built = build.training(cfg, options, data=self.pictures(count(self.plan, model)))
+            gflops = training_gflops(built.state.model, built.data)
             self.name, self.training = (model, size, mode), (built.state, options.trainer, gflops)
         return self.training
 
@@ -77,6 +79,11 @@ class Bench:
         torch._dynamo.reset()
         if self.plan.device != "cpu":
             torch.cuda.empty_cache()
+
+
+def count(plan: Plan, model: str) -> int:
+    """Return the pictures of an epoch."""
+    return plan.pictures // (3 if model == "wrn28_10" else 1)
 
 
 def _common(plan: Plan) -> list[str]:
@@ -105,11 +112,11 @@ def step(bench: Bench, model: str, size: str, recipe: str, mode: str) -> dict[st
     plan = bench.plan
     state, options, gflops = bench.begun(model, size, mode)
     augment = build.augment(compose([f"aug={recipe}", "data=cifar10"]))
-    data = bench.pictures(plan.pictures // (3 if model == "wrn28_10" else 1))
+    data = bench.pictures(count(plan, model))
     rates, first, spent = [], 0.0, 0.0
     if plan.device != "cpu":
         torch.cuda.reset_peak_memory_stats()
-    for epoch in train(state, data, augment, options):
+    for epoch in train(state, data, augment, options, criterion=F.cross_entropy):
         if not first:
             first = epoch.seconds
             continue
@@ -126,16 +133,16 @@ def step(bench: Bench, model: str, size: str, recipe: str, mode: str) -> dict[st
 
 def augmentation(bench: Bench, recipe: str, size: str) -> dict[str, Any]:
     """Run a recipe over epochs, without a network."""
-    plan, count = bench.plan, int(size)
+    plan, batch_size = bench.plan, int(size)
     augment = build.augment(compose([f"aug={recipe}", "data=cifar10"]))
     data = bench.pictures(plan.pictures)
-    options = TrainerSettings(batch_size=count)
+    options = TrainerSettings(batch_size=batch_size)
     rates: list[float] = []
     for number in range(plan.epochs + 1):
         _synchronize(plan)
         began = time.perf_counter()
         lot = draw(0, number + 1, len(data.train), options)
-        for _ in batches(lot, data.train, augment, count):
+        for _ in batches(lot, data.train, augment, batch_size):
             pass
         _synchronize(plan)
         rates.append(len(lot) / (time.perf_counter() - began))
@@ -188,35 +195,28 @@ def found(bench: Bench, cell: str) -> dict[str, Any]:
     try:
         return {"status": "measured", **KINDS[kind](bench, *rest)}
     except Exception as error:  # whatever a cell does, the next one is measured
-        bench.forget()
         status = "out of memory" if out_of_memory(error) else "failed"
+        if kind == "step" and status == "out of memory":
+            bench.too_large.add((rest[0], rest[1], rest[-1]))
+        bench.forget()
         return {"status": status, "error": one_line(error)[:300]}
 
 
-def card(device: str) -> dict[str, Any]:
-    """Return what the figures are of."""
-    if device == "cpu":
-        return {"card": "CPU"}
-    memory = torch.cuda.get_device_properties(device).total_memory / 2**30
-    names = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
-    return {"card": torch.cuda.get_device_name(device), "memory_gib": round(memory, 1), **names}
-
-
-def claim(path: Path, about: dict[str, Any]) -> None:
-    """Write what the figures are of; end with exit code 2 where others are there."""
+def claim(path: Path, card: dict[str, Any] | None) -> None:
+    """Write what the figures are of; end with exit code 2 where those of another card are there."""
     content = read_json(path)
-    before = content.get("card", about["card"])
-    if before != about["card"]:
-        print(f"error: --json must name a file of one card, {path} is of {before}, this is {about['card']}")
+    before, now = ((each or {}).get("name", "a CPU") for each in (content.get("gpu", card), card))
+    if before != now:
+        print(f"error: --json must name a file of one card, {path} is of {before}, this is {now}")
         sys.exit(2)
-    write_json(path, {**about, "machine": machine(), "cells": content.get("cells", {})})
+    write_json(path, {"gpu": card, "machine": machine(), "cells": content.get("cells", {})})
 
 
 def main() -> None:
     parent = os.getppid()
     words, path, *cells = sys.argv[1:]
     plan = Plan(**{name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(words).items()})
-    claim(Path(path), card(plan.device))
+    claim(Path(path), gpu(torch.device(plan.device), None))
     bench = Bench(plan)
     for cell in cells:
         if os.getppid() != parent:

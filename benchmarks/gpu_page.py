@@ -40,13 +40,19 @@ def peak(card: str) -> float | None:
     return None if "MIG" in card else next((peak for name, peak in PEAKS.items() if name in card), None)
 
 
+def _card(content: Row) -> str:
+    return (content.get("gpu") or {}).get("name", "CPU")
+
+
 def _head(content: Row) -> str:
     machine = content.get("machine", {})
     packages = machine.get("packages", {})
     commit = (machine.get("git") or {}).get("commit", "")[:7]
-    versions = f"CUDA {content.get('cuda')}, cuDNN {content.get('cudnn')}, torch {packages.get('torch')}"
+    card = content.get("gpu") or {}
+    versions = f"driver {card.get('driver')}, CUDA {card.get('cuda')}, cuDNN {card.get('cudnn')}, "
+    versions += f"torch {packages.get('torch')}"
     return (
-        f"# {content.get('card')}\n\nWritten by `python -m benchmarks.gpu` ({versions}; last at {commit}). "
+        f"# {_card(content)}\n\nWritten by `python -m benchmarks.gpu` ({versions}; last at {commit}). "
         "Medians, with quartiles over n epochs or runs."
     )
 
@@ -75,7 +81,7 @@ def _steps(plan: Plan, content: Row) -> list[str]:
     for name in plan.cells():
         kind, *rest = name.split("/")
         if kind == "step":
-            lines.append(_step(rest, cells.get(name), cells, peak(content.get("card", ""))))
+            lines.append(_step(rest, cells.get(name), cells, peak(_card(content))))
     lines.sort(key=lambda line: [plan.models.index(line[0]), int(line[1]), plan.recipes.index(line[2])])
     head = [
         "network",

@@ -79,7 +79,7 @@ def test_shares_are_those_of_the_card_and_of_the_recipe_alone():
         "step/resnet18/512/cutout/eager": measured | {"gflop_per_picture": 31.2, "peak_memory_gib": 1.5},
         "step/resnet18/512/cutout/graphs": {"status": "out of memory", "error": "CUDA out of memory"},
     }
-    text = page(plan, {"card": "NVIDIA A100-SXM4-80GB", "cells": cells})
+    text = page(plan, {"gpu": {"name": "NVIDIA A100-SXM4-80GB"}, "cells": cells})
     eager, graphs = cells_of(text, "A step of training")
     assert eager == [
         *("resnet18", "512", "cutout", "eager", "2,000 (1,900 to 2,100, n=3)"),
@@ -149,7 +149,7 @@ def test_what_takes_too_long_or_dies_is_noted_and_the_next_one_goes_on(tmp_path:
 @pytest.mark.slow
 def test_figures_of_two_cards_share_no_file(tmp_path: Path):
     path = tmp_path / "gpu.json"
-    path.write_text('{"card": "NVIDIA H100 80GB HBM3", "cells": {}}')
+    path.write_text('{"gpu": {"name": "NVIDIA H100 80GB HBM3"}, "cells": {}}')
     with pytest.raises(SystemExit, match="must name a file of one card"):
         gpu.measure(SMALL, path, ["augmentation/cutout/16"], minutes=9)
     assert gpu.rows(path) == {}

@@ -96,13 +96,13 @@ def eager(cli, device, tmp_path_factory: pytest.TempPathFactory) -> list[dict[st
 
 @pytest.mark.parametrize("mode", ["true", "graphs"])
 def test_compiled_training_is_that_of_the_eager_one(mode, cli, words, eager, tmp_path: Path):
-    """Also with an average of the weights, gathered gradients and clipping, which a graph must hold too."""
+    """So is one with an average of the weights, clipping and a recipe."""
     epochs = trained(cli, tmp_path / "run", *words, "trainer.precision=fp32", f"trainer.compile={mode}")
     assert [row["train/loss"] for row in epochs] == pytest.approx(
         [row["train/loss"] for row in eager], rel=0.05
     )
     assert epochs[-1]["val/acc"] == pytest.approx(eager[-1]["val/acc"], abs=0.1)
-    more = ["trainer.ema_decay=0.9", "trainer.accumulate=2", "trainer.grad_clip=1.0", "aug=cutout"]
+    more = ["trainer.ema_decay=0.9", "trainer.grad_clip=1.0", "aug=cutout"]
     further = trained(cli, tmp_path / "more", *words, f"trainer.compile={mode}", *more)
     assert further[-1]["train/loss"] < further[0]["train/loss"]
 
@@ -146,10 +146,10 @@ def test_lack_of_memory_is_one_line(cli, words, tmp_path: Path):
 
 
 def test_the_analysis_is_whole(cli, words, tmp_path: Path):
-    trained(cli, tmp_path / "run", *words, "analysis=full", "analysis.sheet_size=8")
+    trained(cli, tmp_path / "run", *words, "trainer.precision=fp32", "analysis=full", "analysis.sheet_size=8")
     folder = tmp_path / "run" / "analysis"
     summary = json.loads((folder / "metrics.json").read_text())
-    assert summary["checks"]["predictions_repeated"] > 0.99  # with the maps' pictures, once more
+    assert summary["checks"]["predictions_repeated"] == 1  # where the maps are made
     assert {"report.html", "cams.npz", "contact_sheet.png"} <= {path.name for path in folder.iterdir()}
 
 
@@ -169,8 +169,7 @@ def test_two_trials_share_a_gpu(sweep: Sweep, net: list[str], device: torch.devi
         if what == "step":
             spans.setdefault(pid, []).append(float(moment))
             gpus |= set(gpu)
-    count = torch.cuda.device_count() if device.type == "cuda" else 0
-    assert gpus <= {str(number) for number in range(count)} if count else not gpus
+    assert len(gpus) == (min(2, torch.cuda.device_count()) if device.type == "cuda" else 0)
     times = sorted((min(moments), max(moments)) for moments in spans.values())
     assert len(times) == 4
     assert any(begin < end for (_, end), (begin, _) in zip(times, times[1:], strict=False))
