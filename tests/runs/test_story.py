@@ -343,12 +343,37 @@ def test_other_pictures_are_refused(stopped: Path, monkeypatch: pytest.MonkeyPat
 def test_a_signal_keeps_the_last_epoch_although_no_checkpoint_was_due(tmp_path: Path):
     process = start(tmp_path, *STOPPABLE, "trainer.checkpoint_seconds=1000")
     wait_for_epoch(tmp_path, 3, process)
-    assert not (tmp_path / "last.pt").exists()
+    assert not list(tmp_path.glob("*.pt"))
     process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=60)
     assert process.returncode == 143
-    epochs = len(rows(tmp_path / "metrics.csv"))
-    assert torch.load(tmp_path / "last.pt", weights_only=True)["state"]["epoch"] == epochs
+    accs = [row["val/acc"] for row in rows(tmp_path / "metrics.csv")]
+    last, best = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("last", "best"))
+    assert last["state"]["epoch"] == len(accs)
+    assert accs[best["epoch"] - 1] == max(accs)
+
+
+def test_an_error_keeps_the_last_epoch_although_no_checkpoint_was_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "weary_net.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__(); self.head = torch.nn.Linear(3072, num_classes); self.passes = 0\n"
+        "    def forward(self, x):\n"
+        "        self.passes += self.training\n"
+        "        if self.passes > 2 * 4: raise RuntimeError('enough')\n"
+        "        return self.head(x.flatten(1))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["trainer.epochs=9", "trainer.guards=off", "trainer.checkpoint_seconds=1000"]
+    with pytest.raises(RuntimeError, match="enough"):
+        run(compose([*own_net("weary_net"), *words]), tmp_path / "run")
+    accs = [row["val/acc"] for row in rows(tmp_path / "run" / "metrics.csv")]
+    last, best = (torch.load(tmp_path / "run" / f"{name}.pt", weights_only=True) for name in ("last", "best"))
+    assert last["state"]["epoch"] == len(accs) >= 1
+    assert accs[best["epoch"] - 1] == max(accs)
 
 
 def test_a_full_disk_is_told_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -270,6 +270,11 @@ def test_what_does_not_fit_is_refused(copied: Path, digit_files: Path, tmp_path:
     (copied / "last.pt").unlink()
     with pytest.raises(UserError, match=r"last.pt is not there; trainer.keep left: best"):
         evaluate(request(copied, ["checkpoint=last"]))
+    (copied / "result.json").unlink()  # as while it runs
+    with pytest.raises(
+        UserError, match=r"last.pt is not there; a run writes it every trainer.checkpoint_sec"
+    ):
+        evaluate(request(copied, ["checkpoint=last"]))
     (copied / "best.pt").write_bytes((copied / "best.pt").read_bytes()[:500])
     with pytest.raises(OSError, match="best.pt is not a readable checkpoint"):
         evaluate(request(copied, []))
