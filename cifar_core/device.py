@@ -14,8 +14,8 @@ def beside(images: Tensor, values: Tensor, dtype: torch.dtype | None = None) -> 
     if dtype.itemsize <= values.dtype.itemsize:
         values = values.to(dtype)  # fewer bytes go up
     if images.device.type == "cuda":
-        values = values.pin_memory()  # from other memory a copy waits
-    return values.to(images.device, dtype, non_blocking=True)
+        values = values.contiguous().pin_memory()  # from other memory, or with gaps, a copy waits
+    return values.to(images.device, non_blocking=True).to(dtype)
 
 
 def put(images: Tensor, rows: Tensor, others: Tensor) -> Tensor:
