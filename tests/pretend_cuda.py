@@ -177,7 +177,8 @@ def _run(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         return bool(here) and _is_pinned(here[0])
     up = name == "_to_copy" and made_there and here or name == "copy_" and there and here and not down
     if up:
-        _note_upload(here[0], bool(kwargs.get("non_blocking") or name == "copy_" and args[2:3] == (True,)))
+        non_blocking = bool(kwargs.get("non_blocking") or name == "copy_" and args[2:3] == (True,))
+        _note_upload(here[0], non_blocking=non_blocking, dtype=kwargs.get("dtype"))
     elif down:
         _wait("copy down")
     elif there and here:
@@ -210,17 +211,24 @@ def _pin(func: Any, name: str, args: tuple, kwargs: dict[str, Any]) -> torch.Ten
     return pinned
 
 
-def _note_upload(source: torch.Tensor, non_blocking: bool) -> None:
-    """Note a copy to the device: the host goes on at once only where pinned memory is copied as it lies.
+def _note_upload(source: torch.Tensor, *, non_blocking: bool, dtype: torch.dtype | None = None) -> None:
+    """Note a copy to the device: the host goes on at once only where torch copies pinned memory as it lies.
 
-    Of pageable memory CUDA's reference says that the driver may wait for the stream to stage it; torch makes
-    a pageable copy of what is not contiguous.
+    Of pageable memory CUDA's reference says that the driver may wait for the stream to stage it. What has
+    gaps, or another order of its axes and dtype than the result, torch lays out anew in pageable memory.
     """
     _seen.uploads.append((_line(), source.numel() * source.element_size()))
+    as_it_lies = source.is_contiguous() or dtype in (None, source.dtype) and _is_dense(source)
     if not non_blocking:
         _wait("blocking copy up")
-    elif not (_is_pinned(source) and source.is_contiguous()):
+    elif not (_is_pinned(source) and as_it_lies):
         _wait("pageable copy up")
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor fills its memory without gaps, in whatever order of its axes."""
+    order = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
+    return tensor.permute(order).is_contiguous()
 
 
 def _check_devices(func: Any, name: str, args: tuple, here: list[torch.Tensor]) -> None:
@@ -455,7 +463,7 @@ def pretend_cuda() -> Iterator[Seen]:
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         stack.callback(setattr, torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
         stack.callback(_pinned.clear)
-        stack.callback(_seen.clear)
         stack.enter_context(_Operations())
         stack.enter_context(_Calls())
+        _seen.clear()
         yield _seen

@@ -59,7 +59,10 @@ UPLOADS: dict[str, Callable[[], object]] = {
     "to the device of another": lambda: torch.arange(3.0).to(values()),
     "to, pinned but told to wait": lambda: torch.arange(3.0).pin_memory().to("cuda"),
     "to, not told to wait but pageable": lambda: torch.arange(3.0).to("cuda", non_blocking=True),
-    "to, pinned but turned": lambda: torch.zeros(2, 3).pin_memory().T.to("cuda", non_blocking=True),
+    "to, pinned but with gaps": lambda: torch.zeros(2, 3).pin_memory()[:, 1:].to("cuda", non_blocking=True),
+    "to, pinned but turned and converted": lambda: (
+        torch.zeros(2, 3).pin_memory().T.to("cuda", torch.float64, non_blocking=True)
+    ),
     "a list": lambda: torch.tensor([1, 2, 3], device="cuda"),
     "a number": lambda: torch.tensor(1.0, device="cuda"),
     "as_tensor": lambda: torch.as_tensor([1, 2, 3], device="cuda"),
@@ -142,8 +145,9 @@ def test_an_operation_that_cuda_lacks_is_an_error():
 
 def test_what_stays_on_the_device_waits_for_nothing():
     with pretend_cuda() as seen:
+        torch.zeros(2, 3).pin_memory().T.to("cuda", non_blocking=True)
         images = torch.arange(3.0).pin_memory().to("cuda", torch.float16, non_blocking=True)
-        assert [size for _, size in seen.uploads] == [12]
+        assert [size for _, size in seen.uploads] == [24, 12]
         rows = torch.randperm(3, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
         taken = images[rows] * torch.tensor(2.0)  # a number may come from anywhere
         taken[taken > 3] = 0  # one number, so no rows are counted
@@ -151,7 +155,7 @@ def test_what_stays_on_the_device_waits_for_nothing():
         nn.functional.one_hot(rows, 3).sum(0).cumsum(0).sort()
         assert (taken.device, taken.is_cuda, taken.is_cpu) == (torch.device("cuda", 0), True, False)
         assert torch.zeros(2).device == torch.device("cpu")
-        assert len(seen.uploads) == 1
+        assert len(seen.uploads) == 2
         assert not seen.waits
 
 
