@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from benchmarks import gpu
-from benchmarks.gpu_cells import training_gflops
+from benchmarks.gpu_cells import Bench, found, training_gflops
 from benchmarks.gpu_page import page, peak
 from cifar_core.data.split import Data, Split
 
@@ -89,6 +89,14 @@ def test_shares_are_those_of_the_card_and_of_the_recipe_alone():
     assert [line[1] for line in cells_of(text, "speedrun94")] == ["not measured"] * 2
     assert (peak("NVIDIA H100 80GB HBM3 MIG 1g.10gb"), peak("Another")) == (None, None)
     assert peak("NVIDIA H200 NVL") == 835.5
+
+
+def test_a_network_too_large_for_memory_is_tried_once():
+    bench = Bench(gpu.Plan(**(vars(SMALL) | {"pictures": 10**12})))
+    tries = [found(bench, "step/resnet18/16/cutout/eager") for _ in range(2)]
+    assert [one["status"] for one in tries] == ["out of memory"] * 2
+    assert "allocate" in tries[0]["error"]
+    assert tries[1]["error"] == "as with another recipe"
 
 
 @pytest.fixture(scope="module")
