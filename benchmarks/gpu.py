@@ -140,16 +140,16 @@ def _process(plan: Plan, path: Path, cells: list[str], end: float) -> bool:
             reason = f"took more than {plan.limit:g} s"
     child.kill()
     code = child.wait()
-    if code == 2:
-        sys.exit(log.read_text(encoding="utf-8").splitlines()[-1])
     cell, _ = _running(path)
     if reason == "time is over":
         if cell:
             note(path, cell, None)
         return False
-    if cell or len(rows(path)) == before:
+    if cell:
         reason = reason or f"its process ended with exit code {code}, see {log.name}"
-        note(path, cell or cells[0], {"status": "failed", "error": reason})
+        note(path, cell, {"status": "failed", "error": reason})
+    elif len(rows(path)) == before:  # nothing can be measured
+        sys.exit(log.read_text(encoding="utf-8").splitlines()[-1])
     return True
 
 

@@ -76,7 +76,8 @@ class Bench:
         """Free what the last training holds."""
         self.training = None
         gc.collect()
-        torch._dynamo.reset()
+        if "torch._dynamo" in sys.modules:  # compiled code is of this batch size
+            torch._dynamo.reset()
         if self.plan.device != "cpu":
             torch.cuda.empty_cache()
 
@@ -175,7 +176,7 @@ def analysis(bench: Bench, level: str) -> dict[str, Any]:
     from benchmarks.analysis_cost import analysis as analysed
     from cifar_core.models.resnet import resnet18
 
-    model = resnet18(num_classes=10).to(bench.plan.device, memory_format=torch.channels_last)
+    model = resnet18(num_classes=10).eval().to(bench.plan.device, memory_format=torch.channels_last)
     taken = [analysed(model, level, bench.plan.analysed, bench.plan.device) for _ in range(4)][1:]
     parts = {name: spread([one[name] for one in taken]) for name in taken[0] if name != "errors"}
     return {"seconds": parts.pop("total"), "parts": parts}

@@ -144,14 +144,12 @@ def test_the_next_call_measures_what_is_left_alone(rehearsed: Path):
 
 
 @pytest.mark.slow
-def test_what_takes_too_long_or_dies_is_noted_and_the_next_one_goes_on(tmp_path: Path):
+def test_what_takes_too_long_is_noted_and_the_next_one_goes_on(tmp_path: Path):
     path = tmp_path / "gpu.json"
     hasty = gpu.Plan(**(vars(SMALL) | {"limit": 0.0}))
-    gpu.measure(hasty, path, ["analysis/light"], minutes=9)
-    assert gpu.rows(path)["analysis/light"] == {"status": "failed", "error": "took more than 0 s"}
-    wrong = gpu.Plan(**(vars(SMALL) | {"device": "nowhere"}))
-    gpu.measure(wrong, path, ["augmentation/cutout/16"], minutes=9)
-    assert "its process ended with exit code 1" in gpu.rows(path)["augmentation/cutout/16"]["error"]
+    cells = ["analysis/light", "speedrun94/eager/0"]
+    gpu.measure(hasty, path, cells, minutes=9)
+    assert gpu.rows(path) == {cell: {"status": "failed", "error": "took more than 0 s"} for cell in cells}
 
 
 @pytest.mark.slow

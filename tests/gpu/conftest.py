@@ -23,8 +23,11 @@ def device() -> torch.device:
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
     """Have matrix products and convolutions of float32 keep 10 bits of each factor, or all."""
-    precision = torch.get_float32_matmul_precision()
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if allowed else "highest")
-    with torch.backends.cudnn.flags(allow_tf32=allowed):
+    torch.backends.cudnn.allow_tf32 = allowed
+    try:
         yield
-    torch.set_float32_matmul_precision(precision)
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
