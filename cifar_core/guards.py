@@ -223,7 +223,7 @@ def _few_pictures(data: Data) -> Iterator[Finding]:
 def check_model(model: nn.Module, data: Data, numerics: Numerics) -> list[Finding]:
     """Check what the network says about a few training pictures before training, and its gradients.
 
-    Runs one batch forward in training mode, and one forward and backward in eval mode, not compiled; weights,
+    Runs one batch forward in training mode, and one forward and backward in eval mode; weights,
     buffers, gradients, training flags and torch's random numbers stay as they are.
     """
     images = data.normalize(numerics.lay_out(_spread(data.train.images, PROBED)))
@@ -255,7 +255,7 @@ def _buffers_kept(model: nn.Module) -> Iterator[None]:
 def _said(model: nn.Module, images: Tensor) -> Any:
     """Return what the model says, or the error that it raises."""
     try:
-        return model.forward(images)  # a call would compile for this batch size
+        return model(images)
     except Exception as error:  # a network can fail in any way
         if out_of_memory(error) or indeterminate(error):
             raise

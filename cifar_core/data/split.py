@@ -62,7 +62,16 @@ class Data:
 
     def normalize(self, images: Tensor) -> Tensor:
         """Turn uint8 images (N, 3, H, W) into float32 (x - mean) / std; device and memory format stay."""
-        return images.sub(_channels(self.mean, images.device)).div_(_channels(self.std, images.device))
+        return normalized(images, *self.constants(images.device))
+
+    def constants(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return mean and std, each (3, 1, 1), on ``device``."""
+        return _channels(self.mean, device), _channels(self.std, device)
+
+
+def normalized(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return float32 (images - mean) / std."""
+    return images.sub(mean).div_(std)
 
 
 def split_off(labels: np.ndarray, size: float, seed: int, *, key: str) -> tuple[np.ndarray, np.ndarray]:

@@ -63,8 +63,6 @@ def fit(
         optimizer = sgd(model.named_parameters(), **quick(sgd.func, numerics.device, sgd.keywords))
     schedule = (scheduler or cosine)(optimizer, epochs=options.epochs, steps_per_epoch=steps)
     state = start(model, optimizer, schedule, numerics=numerics, seed=seed, ema_decay=options.ema_decay)
-    if options.compile:
-        model.compile()
     return _epochs(state, data.to(numerics.device), augment or _unchanged, options, mix)
 
 

@@ -17,8 +17,10 @@ from tqdm import tqdm
 from cifar_core.augment.protocol import Augment
 from cifar_core.data.split import Data
 from cifar_core.history import Row
+from cifar_core.train.compiled import compiled
 from cifar_core.train.epoch import batches, draw
-from cifar_core.train.predict import evaluate
+from cifar_core.train.numerics import Numerics
+from cifar_core.train.predict import evaluate, forward
 from cifar_core.train.settings import TrainerSettings
 from cifar_core.train.state import TrainState
 
@@ -67,11 +69,14 @@ def train(
     ``between_batches`` is called before every batch and may raise to end the training there.
     """
     criterion = criterion or partial(F.cross_entropy, label_smoothing=settings.label_smoothing)
+    constants = data.constants(state.numerics.device) if mix is None else None  # mixed are normalised ones
+    fixed = (state.model, state.numerics, criterion, constants)
+    learn = partial(compiled(_loss, settings.compile), *fixed)
     judged_by = "train" if settings.evaluate == "end" else "val" if len(data.val) else "test"
     while state.epoch < settings.epochs:
         started = time.perf_counter()
         before = state.step
-        losses, hits, lr = _train_epoch(state, data, augment, settings, mix, criterion, between_batches)
+        losses, hits, lr = _train_epoch(state, data, augment, settings, mix, learn, between_batches)
         trained = time.perf_counter() - started
         images = len(losses) * settings.batch_size
         metrics = {"train/loss": math.fsum(losses) / len(losses), "train/acc": hits / images}
@@ -82,6 +87,7 @@ def train(
                 judged_by,
                 state.numerics,
                 batch_size=settings.eval_batch_size,
+                compile=settings.compile,
                 between_batches=between_batches,
             )
         if isinstance(state.scheduler, ReduceLROnPlateau):
@@ -105,7 +111,7 @@ def _train_epoch(
     augment: Augment,
     settings: TrainerSettings,
     mix: Mix | None,
-    criterion: Criterion,
+    learn: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
     between_batches: Callable[[], None],
 ) -> tuple[list[float], int, float]:
     """Return the loss of every batch, the number of hits and the lr of the epoch's last step."""
@@ -119,7 +125,9 @@ def _train_epoch(
         for number, (images, labels) in enumerate(batches(lot, data.train, augment, settings.batch_size)):
             between_batches()
             images, targets = _prepare(state, data, images, labels, mix)
-            losses[number], preds = _backward(state, images, targets, criterion, settings.accumulate)
+            loss, preds = learn(images, targets)
+            state.scaler.scale(loss / settings.accumulate).backward()
+            losses[number] = loss.detach()
             hits += (preds == labels).sum()
             if (number + 1) % settings.accumulate == 0:
                 lr = state.optimizer.param_groups[0]["lr"]
@@ -131,20 +139,22 @@ def _train_epoch(
 def _prepare(
     state: TrainState, data: Data, images: Tensor, labels: Tensor, mix: Mix | None
 ) -> tuple[Tensor, Tensor]:
-    """Return what the network and the loss see: float images and labels, or weights per class."""
-    images = data.normalize(state.numerics.lay_out(images))  # bytes are cheaper to lay out than floats
-    return (images, labels) if mix is None else mix(images, labels)
+    """Return images and labels, or what these are mixed to: float images and weights per class."""
+    images = state.numerics.lay_out(images)  # bytes are cheaper to lay out than floats
+    return (images, labels) if mix is None else mix(data.normalize(images), labels)
 
 
-def _backward(
-    state: TrainState, images: Tensor, targets: Tensor, criterion: Criterion, accumulate: int
+def _loss(
+    model: nn.Module,
+    numerics: Numerics,
+    criterion: Criterion,
+    constants: tuple[Tensor, Tensor] | None,
+    images: Tensor,
+    targets: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Add one batch's gradients, divided by ``accumulate``; return its loss and its predictions (N,)."""
-    with state.numerics.autocast():
-        logits = state.model(images)
-    loss = criterion(logits.float(), targets)
-    state.scaler.scale(loss / accumulate).backward()
-    return loss.detach(), logits.detach().argmax(1)
+    """Return one batch's mean loss and the predictions (N,)."""
+    logits = forward(model, numerics, images, constants)
+    return criterion(logits.float(), targets), logits.detach().argmax(1)
 
 
 def _update(state: TrainState, settings: TrainerSettings) -> None:

@@ -115,7 +115,7 @@ def lr_range_test(
             if seen.ended or len(seen.lrs) == steps:
                 raise _Enough
 
-    endless = dataclasses.replace(settings, epochs=state.epoch + steps + 1, progress=False)
+    endless = dataclasses.replace(settings, epochs=state.epoch + steps + 1, progress=False, compile=False)
     little = dataclasses.replace(data, val=_first(data.train))  # what `train` evaluates after an epoch
     with _unchanged(state):
         rising = _rising(state.optimizer, start, end, steps)

@@ -1,16 +1,32 @@
 """Logits, loss and accuracy of a split."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifar_core.data.split import Data, Split
+from cifar_core.data.split import Data, Split, normalized
 from cifar_core.memory import EVALUATION, memory_explained
+from cifar_core.train.compiled import compiled
 from cifar_core.train.numerics import Numerics
 from cifar_core.train.settings import TrainerSettings
 from cifar_core.train.tta import averaged
+
+
+def forward(
+    model: Callable[[Tensor], Any],
+    numerics: Numerics,
+    images: Tensor,
+    constants: tuple[Tensor, Tensor] | None,
+) -> Any:
+    """Return what ``model`` says to images (N, 3, H, W): bytes, or where there are no ``constants`` floats.
+
+    ``constants`` are the mean and the std to normalise with.
+    """
+    with numerics.autocast():
+        return model(images if constants is None else normalized(images, *constants))
 
 
 @torch.no_grad()
@@ -23,21 +39,25 @@ def predict(
     *,
     batch_size: int,
     tta: str = "none",
+    compile: bool | str = False,
     between_batches: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Return float32 logits (N, K) of all pictures of ``split``, on its device; the training flag is kept.
 
-    ``tta`` names the views of each picture to average over (`cifar_core.train.tta`). Raises MemoryError where
+    ``tta`` names the views of each picture to average over (`cifar_core.train.tta`). ``compile`` is as in
+    `TrainerSettings`; views, and a batch of fewer pictures, are not worth it. Raises MemoryError where
     memory is lacking, whatever torch or CUDA raised.
     """
     training = model.training
     model.eval()
-    forward = averaged(model, tta)
+    seen, constants = averaged(model, tta), data.constants(split.images.device)
+    of_full_batches = forward if tta != "none" else compiled(forward, compile)
     logits = []
     for images in split.images.split(batch_size):
         between_batches()
-        with numerics.autocast():
-            logits.append(check_logits(forward(data.normalize(numerics.lay_out(images)))).float())
+        run = of_full_batches if len(images) == batch_size else forward
+        output = check_logits(run(seen, numerics, numerics.lay_out(images), constants))
+        logits.append(output.to(torch.float32, copy=True))  # a CUDA graph writes to the same place again
     model.train(training)
     return torch.cat(logits) if logits else torch.zeros(0, data.num_classes, device=split.images.device)
 
@@ -74,12 +94,20 @@ def evaluate(
     *,
     batch_size: int,
     tta: str = "none",
+    compile: bool | str = False,
     between_batches: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Return loss (mean cross-entropy, nats) and accuracy of ``split`` ("train", "val" or "test")."""
     pictures: Split = getattr(data, split)
     logits = predict(
-        model, data, pictures, numerics, batch_size=batch_size, tta=tta, between_batches=between_batches
+        model,
+        data,
+        pictures,
+        numerics,
+        batch_size=batch_size,
+        tta=tta,
+        compile=compile,
+        between_batches=between_batches,
     )
     return score(logits, pictures.labels, split)
 

@@ -1,6 +1,7 @@
 """How the loop runs."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from cifar_core.laws import law, one_of
 
@@ -24,7 +25,7 @@ class TrainerSettings:
     device: str = "auto"  # auto, cpu, cuda, cuda:N
     precision: str = "auto"  # auto, fp32, bf16, fp16
     channels_last: bool = True
-    compile: bool = False  # torch.compile; adds nothing on CPU
+    compile: Any = False  # true: torch.compile of steps and evaluations; graphs: CUDA graphs of them
     deterministic: bool = False  # on a GPU only operations that repeat to the bit, which is slower
     threads: int = 0  # CPU threads; 0 = torch's choice
     checkpoint_seconds: float = 60  # last.pt and best.pt are written at most this often, and at the end
@@ -44,6 +45,10 @@ class TrainerSettings:
         one_of("trainer.precision", ("auto", "fp32", "bf16", "fp16"), self.precision)
         one_of("trainer.keep", ("all", "best", "none"), self.keep)
         one_of("trainer.guards", ("stop", "warn", "off"), self.guards)
+        lawful = isinstance(self.compile, bool) or self.compile == "graphs"
+        law(lawful, "trainer.compile", "true, false or graphs", self.compile)
+        if self.compile == "graphs":  # each replay writes its gradients over the last one's
+            law(self.accumulate == 1, "trainer.accumulate", "1 with trainer.compile=graphs", self.accumulate)
         device, _, number = self.device.partition(":")
         known = self.device in ("auto", "cpu", "cuda") or (device == "cuda" and number.isdigit())
         law(known, "trainer.device", "auto, cpu, cuda or cuda:N", self.device)

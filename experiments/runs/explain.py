@@ -2,10 +2,8 @@
 
 import logging
 import time
-from contextlib import nullcontext
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from cifar_core.history import best_epoch
@@ -56,22 +54,19 @@ def explain(job: Job, logits: dict[str, Tensor], tracker: Tracker, result: Resul
 
 
 def _analyse(job: Job, logits: dict[str, Tensor], result: Result) -> None:
-    # Hooks, which Grad-CAM needs, do not reach into a compiled model.
-    eager = torch.compiler.set_stance("force_eager") if job.settings.trainer.compile else nullcontext()
-    with eager:
-        analyse(
-            job.state.best_model,
-            job.data,
-            job.explained,
-            logits[job.explained].cpu(),
-            settings=job.settings.analysis,
-            cam_layer=job.cfg.model.get("cam_layer", ""),
-            augment=job.augment,
-            history=job.history,
-            out_dir=job.folder.analysis,
-            val_logits=logits["val"].cpu() if "val" in logits else None,
-            facts=_facts(job, result),
-        )
+    analyse(
+        job.state.best_model,
+        job.data,
+        job.explained,
+        logits[job.explained].cpu(),
+        settings=job.settings.analysis,
+        cam_layer=job.cfg.model.get("cam_layer", ""),
+        augment=job.augment,
+        history=job.history,
+        out_dir=job.folder.analysis,
+        val_logits=logits["val"].cpu() if "val" in logits else None,
+        facts=_facts(job, result),
+    )
 
 
 def _facts(job: Job, result: Result) -> dict[str, Any]:

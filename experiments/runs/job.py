@@ -77,8 +77,6 @@ def set_up(cfg: DictConfig, folder: RunFolder, overrides: Sequence[str] = ()) ->
             begin(built.state, began, checkpoints)
         if options.analysis.level != "none":
             build.cam_module(cfg, built.state.model, built.data.image_size)
-        if options.trainer.compile:
-            built.state.model.compile()
     checkpoints.check_space(built.state)
     folder.write_history(history)
     return Job(

@@ -155,6 +155,8 @@ def _describe(job: Job, command: str) -> None:
         log.warning(
             "no validation split: the test set is evaluated each epoch, so its figure is not a fair one"
         )
+    if job.settings.trainer.compile and job.state.numerics.device.type == "cpu":
+        log.warning("trainer.compile gains nothing on a CPU, where it only adds the time of compiling")
     first: dict[str, Any] = {}
     with suppress(OSError):
         first = read_json(job.folder.path / "environment.json")
@@ -265,7 +267,14 @@ def _test(job: Job) -> tuple[dict[str, float], dict[str, Tensor]]:
     for split in ("val", "test"):
         pictures = getattr(job.data, split)
         if len(pictures) and split in ("val", job.explained):
-            logits[split] = predict(model, job.data, pictures, numerics, batch_size=settings.eval_batch_size)
+            logits[split] = predict(
+                model,
+                job.data,
+                pictures,
+                numerics,
+                batch_size=settings.eval_batch_size,
+                compile=settings.compile,
+            )
             suffix = "_best" if split == "val" else ""
             preds = logits[split].argmax(1)
             scores = score(logits[split], pictures.labels, split)
