@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from cifar_core.augment.uniforms import picture_keys
 from cifar_core.data.split import Data, Split
 from cifar_core.explain.cams import cam_module, cams
 from cifar_core.explain.predictions import Predictions
@@ -145,3 +146,65 @@ def test_a_training_runs_on_cuda_and_waits_at_the_ends_of_its_epochs_only(words:
     assert figures["test/acc"] == predictions.hits.double().mean()
     assert len(maps.grids[0]) == 3
     assert "parameters" in summary
+
+
+# Kernels and copies up that a block may take, whatever its size; a few more than were counted.
+BLOCK = {
+    "none": (0, 0),
+    "flip": (5, 3),
+    "shift": (4, 2),
+    "crop_flip": (8, 4),
+    "mixup": (8, 4),  # what mixes labels comes later, once a batch
+    "cutmix": (8, 4),
+    "mixup_or_cutmix": (8, 4),
+    "crop_cutout": (14, 3),
+    "cutout": (16, 5),
+    "coarse_dropout_crop": (22, 9),
+    "one_of_crop_cutout": (22, 9),
+    "rotate_cutout": (40, 10),
+    "eva_rotate_hue_cutout": (120, 14),
+    "trivialaugment": (200, 45),
+    "randaugment": (370, 80),
+}
+
+
+@pytest.mark.parametrize("words", options("aug"))
+def test_a_block_takes_few_kernels_and_copies_whatever_its_size_and_no_wait(words: str):
+    augment = build.augment(compose([words, "data=digits", "data.image_size=16"]))
+    counts = []
+    with pretend_cuda() as seen:
+        for size in (256, 1024, 4096):
+            images = torch.zeros(size, 3, 16, 16, dtype=torch.uint8, device="cuda")
+            seen.clear()
+            augment(images, picture_keys(size, torch.Generator().manual_seed(0)))
+            counts.append((len(seen.kernels), len(seen.uploads)))
+            assert not seen.waits
+    _, small, large = counts  # with the first, constants go up
+    assert small == large
+    kernels, uploads = BLOCK.get(words.partition("=")[2], (400, 100))
+    assert large[0] <= kernels
+    assert large[1] <= uploads
+
+
+# Kernels that a step may take for a ResNet-18, one of foreach counted as one. Slow weights move one by one.
+STEP = {"sgd": 1, "adam": 2, "adamw": 2, "nadam": 10, "rmsprop": 10, "lookahead": 135, "muon": 149}
+
+
+@pytest.mark.parametrize("words", options("optimizer"))
+def test_a_step_and_the_moving_average_take_few_kernels_and_no_wait(words: str):
+    narrow = ["model=resnet18", "model.width=8"]  # its number of shapes is that of any width
+    cfg = compose([words, *narrow, "trainer.ema_decay=0.9", "trainer.batch_size=8", "trainer.threads=1"])
+    with pretend_cuda() as seen:
+        state = build.training(cfg, data=DATA).state
+        for _ in range(5):  # slow weights move with the fifth
+            for parameter in state.model.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            seen.clear()
+            state.optimizer.step()
+            step = len(seen.kernels)
+            state.ema.update_parameters(state.model)
+            average = len(seen.kernels) - step
+        assert not seen.waits
+        assert not seen.uploads
+    assert step <= STEP.get(words.partition("=")[2], 150)
+    assert average <= 8
