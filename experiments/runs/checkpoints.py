@@ -81,10 +81,10 @@ class Checkpoints:
         if is_best:
             self._best = _copied({"model": state.best_model.state_dict(), "epoch": state.epoch})
         content = {"identity": self.identity, "state": state.state_dict(), "history": list(history)}
-        if not over and time.monotonic() - self._saved < self.every_seconds:
-            self._unsaved = _copied(content)  # the state goes on changing
+        if over or time.monotonic() - self._saved >= self.every_seconds:
+            self._write(content | {"best": self._best})
         else:
-            self._write(content)
+            self._unsaved = _copied(content) | {"best": self._best}  # the state goes on changing
 
     def save_unsaved(self) -> None:
         """Write the last finished epoch if it was not due, as when a signal or an error ends the run."""
@@ -92,8 +92,8 @@ class Checkpoints:
             self._write(self._unsaved)
 
     def _write(self, content: dict[str, Any]) -> None:
-        best = self._best
-        checkpoint.save(self.folder.last, content | {"best": best}, previous=self.folder.previous)
+        best = content["best"]
+        checkpoint.save(self.folder.last, content, previous=self.folder.previous)
         if best is not None and best["epoch"] != self._best_on_disk:
             self._save_best(best)
         self._saved, self._unsaved = time.monotonic(), None

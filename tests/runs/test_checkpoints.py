@@ -186,6 +186,28 @@ def test_wherever_a_kill_falls_the_best_weights_are_those_of_the_epoch_that_the_
     assert_same(saved["model"], average[best])
 
 
+def test_where_an_epoch_could_not_be_written_the_one_before_is_with_its_own_best_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    state, kept = begin(), checkpoints(tmp_path)
+    go_on(state)
+    keep(kept, state, is_best=True)
+    first = copy.deepcopy(state.model.state_dict())
+    go_on(state)
+
+    def full(*_: object) -> None:
+        raise OSError("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        with pytest.raises(OSError, match="full"):
+            keep(kept, state, is_best=True, over=True)
+    kept.save_unsaved()  # as the error ends the run
+    last, best = load(tmp_path / "last.pt"), load(tmp_path / "best.pt")
+    assert (last["state"]["epoch"], last["best"]["epoch"], best["epoch"]) == (1, 1, 1)
+    assert_same(best["model"], first)
+
+
 def test_what_is_kept_between_two_writes_lies_in_the_cpus_memory_whatever_the_device(tmp_path: Path):
     state, kept = begin(), checkpoints(tmp_path)
     state.model.to("meta")

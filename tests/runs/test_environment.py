@@ -11,12 +11,11 @@ import pytest
 import torch
 
 from experiments.config.compose import compose
-from experiments.runs import console, story
+from experiments.runs import story
 from experiments.runs import environment as module
 from experiments.runs.environment import git, gpu
 from experiments.runs.folder import RunFolder
-from experiments.runs.result import Result
-from experiments.tracking.tracker import NoTracker
+from tests.pretend_cuda import pretend_cuda
 
 GIT = """#!/bin/sh
 case "$*" in
@@ -118,13 +117,16 @@ def test_the_largest_peak_of_all_attempts_is_noted_however_one_ends(
     assert written == {"gpu": {"name": "H100", "peak_memory": peak}}
 
 
-def test_the_last_lines_say_how_much_of_the_card_was_used(tmp_path: Path):
-    told = {
-        "cfg": compose(["tracking=none"]),
-        "tested": 0,
-        "tracker": NoTracker(out_dir=tmp_path, run_name="", tags={}),
-    }
-    card = {"name": "H100", "memory": 85_000_000_000, "peak_memory": 2_340_000_000}
-    ended = Result(seconds={"total": 1.0})
-    lines = [console.closing(RunFolder(tmp_path), ended, **told, card=each) for each in (card, None)]
-    assert set(lines[0]) - set(lines[1]) == {"GPU memory     2.3 GB at most, of 85.0 GB (H100)"}
+def test_a_run_on_a_gpu_notes_the_card_and_says_how_much_of_it_was_used(tmp_path: Path):
+    words = [
+        "model.width=1",
+        "trainer.epochs=2",
+        "trainer.batch_size=1000",
+        "trainer.checkpoint_seconds=1000",
+    ]
+    words += ["tracking=none", "analysis=none", "trainer.guards=off", "trainer.precision=fp32"]
+    with pretend_cuda():
+        story.run(compose(["experiment=quickstart", *words, "trainer.device=cuda"]), tmp_path)
+    card = json.loads((tmp_path / "environment.json").read_text())["gpu"]
+    assert (card["name"], card["capability"], card["peak_memory"]) == ("pretended GPU", "9.0", 0)
+    assert "GB at most, of 68.7 GB (pretended GPU)" in (tmp_path / "run.log").read_text()
