@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from experiments.config.compose import compose
-from experiments.runs import story
 from experiments.runs import environment as module
+from experiments.runs import story
 from experiments.runs.environment import git, gpu
 from experiments.runs.folder import RunFolder
 from tests.pretend_cuda import pretend_cuda
