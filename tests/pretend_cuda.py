@@ -436,6 +436,14 @@ def _is_there(hook: str) -> bool:
     return True
 
 
+def _forget_constants() -> None:
+    """Empty the caches of the augmentation's functions, which hold tensors of a device."""
+    for name, module in list(sys.modules.items()):
+        for value in vars(module).values() if name.startswith("cifar_core.augment") else ():
+            if hasattr(value, "cache_clear"):
+                value.cache_clear()
+
+
 @contextmanager
 def pretend_cuda() -> Iterator[Seen]:
     """Let torch have one GPU, cuda:0, and note what happens on it; skip the test where a hook is missing."""
@@ -453,6 +461,8 @@ def pretend_cuda() -> Iterator[Seen]:
         mock.patch.object(_foreach_utils, "_foreach_supported_types", [OnDevice]),
     ]
     with ExitStack() as stack:
+        _forget_constants()
+        stack.callback(_forget_constants)
         for patch in patches:
             stack.enter_context(patch)
         # Module.to gives parameters new tensors; it would put a device's numbers into the CPU's tensor.

@@ -6,11 +6,14 @@ import albumentations as A
 import numpy as np
 import pytest
 import torch
+from albumentations.augmentations.pixel.functional import get_safe_brightness_contrast_params
 from scipy import stats
 
 from cifar_core.augment.lowering import lowered
 from cifar_core.augment.per_picture import record
 from cifar_core.augment.pipeline import lower
+from cifar_core.augment.steps.colours import JITTERS, WITHOUT_EFFECT
+from cifar_core.augment.steps.levels import safe_range
 from cifar_core.augment.uniforms import uniforms
 
 CASES = [
@@ -45,6 +48,50 @@ def test_replay_gives_the_pictures_of_albumentations(kind, example, size, pictur
     difference = (result.float() - expected.float()).abs()
     close = difference <= lowering.tolerance
     assert close.float().mean() >= (0.99 if lowering.tolerance else 1.0)
+
+
+@pytest.mark.parametrize(("kind", "example"), CASES)
+def test_pictures_stay_as_they_are_and_may_lie_in_memory_in_any_order(kind, example, pictures):
+    images = pictures(12, 32, 32)
+    strided, lowering, step = (
+        images.to(memory_format=torch.channels_last),
+        lowered()[kind],
+        made(kind, example),
+    )
+    numbers = uniforms(torch.arange(12), lowering.columns(step))
+    one, other = (
+        lowering.apply(step, layout, lowering.draw(step, numbers, layout)) for layout in (images, strided)
+    )
+    pieces = [(slice(None), one)] if isinstance(one, torch.Tensor) else one
+    others = [(slice(None), other)] if isinstance(other, torch.Tensor) else other
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(pieces, others, strict=True))
+    assert torch.equal(images, pictures(12, 32, 32))
+    assert torch.equal(strided, images)
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
+def test_a_factor_without_effect_changes_no_value(name, pictures):
+    images = pictures(40, 32, 32)
+    factor = torch.full((40,), WITHOUT_EFFECT[name], dtype=torch.float64)
+    assert torch.equal(JITTERS[name](images, factor), images)
+
+
+def test_the_safe_range_of_brightness_and_contrast_is_that_of_albumentations():
+    alpha, beta = torch.cartesian_prod(
+        torch.linspace(-1.5, 2.5, 41, dtype=torch.float64), torch.linspace(-300, 300, 61, dtype=torch.float64)
+    ).unbind(1)
+    theirs = [
+        get_safe_brightness_contrast_params(*pair, 255)
+        for pair in zip(alpha.tolist(), beta.tolist(), strict=True)
+    ]
+    assert torch.equal(torch.stack(safe_range(alpha, beta), 1), torch.tensor(theirs, dtype=torch.float64))
+
+
+def test_a_picture_s_grid_does_not_depend_on_the_other_pictures(pictures):
+    images, numbers = pictures(20, 32, 32), torch.arange(20)
+    augment = lower([A.GridDropout(unit_size_range=(3, 12), random_offset=True, p=1.0)])
+    alone = [augment(images[row : row + 1], numbers[row : row + 1]) for row in range(20)]
+    assert torch.equal(torch.cat(alone), augment(images, numbers))
 
 
 @pytest.mark.parametrize(("kind", "example"), DRAWN)
