@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cifar_core.augment import steps
 from cifar_core.augment.uniforms import uniforms
-from cifar_core.device import beside
+from cifar_core.device import beside, put
 
 BLOCK = 2**18  # values that a CPU changes at once: a megabyte as float32, the size of its second cache
 Params = dict[str, Tensor]  # one row a picture, on the CPU or on the pictures' device
@@ -127,7 +127,7 @@ def kept(images: Tensor, changed: Tensor, same: Tensor) -> Tensor:
     if not same.any():
         return changed
     rows = beside(images, same.nonzero()[:, 0])
-    return changed.index_copy_(0, rows, images.index_select(0, rows))
+    return put(changed, rows, images.index_select(0, rows))
 
 
 def per_channel(fill: float | Sequence[float]) -> list[float]:

@@ -26,6 +26,7 @@ from cifar_core.augment.lowering import (
     truncated,
     whole,
 )
+from cifar_core.device import put
 
 VECTOR = 32  # pixels; OpenCV's vector code for HSV -> RGB truncates, the rest of a row is rounded
 
@@ -174,7 +175,7 @@ WITHOUT_EFFECT = {"brightness": 1, "contrast": 1, "saturation": 1, "hue": 0}
 
 def jittered(step: A.ColorJitter, images: Tensor, params: Params) -> Tensor:
     """Change brightness, contrast, saturation and hue in each picture's own `order` (M, 4)."""
-    changed = images
+    changed = images = images.contiguous()
     for turn in turns(params):
         for position, (name, change) in enumerate(JITTERS.items()):
             rows = (turn == position).nonzero()[:, 0]
@@ -184,7 +185,7 @@ def jittered(step: A.ColorJitter, images: Tensor, params: Params) -> Tensor:
                 changed = changed.clone() if changed is images else changed
                 here = beside(images, rows)
                 part = block_by_block(change, changed.index_select(0, here), params[name][rows])
-                changed.index_copy_(0, here, part)
+                changed = put(changed, here, part)
     return changed
 
 
