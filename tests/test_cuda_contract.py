@@ -4,11 +4,16 @@ Every option of a group, found by glob, trains on a pretended GPU (`tests/preten
 """
 
 import itertools
+import json
 from collections import Counter
+from contextlib import nullcontext, suppress
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from cifar_core.augment.uniforms import picture_keys
 from cifar_core.data.split import Data, Split
@@ -17,10 +22,16 @@ from cifar_core.explain.predictions import Predictions
 from cifar_core.explain.summary import summarize
 from cifar_core.train.loop import train
 from cifar_core.train.predict import balanced_acc, predict, score, tta_acc
+from experiments.cli import GuardStop
 from experiments.config import build
 from experiments.config.compose import compose
 from experiments.config.values import settings
 from experiments.files import CONF
+from experiments.runs.story import resume, run
+from experiments.tools import prediction
+from experiments.tools.evaluation import evaluate, request
+from experiments.tools.lr_search import Search, find_lr
+from experiments.tools.preview import preview
 from tests.pretend_cuda import pretend_cuda
 
 STEPS = 2  # an epoch
@@ -208,3 +219,60 @@ def test_a_step_and_the_moving_average_take_few_kernels_and_no_wait(words: str):
         assert not seen.uploads
     assert step <= STEP.get(words.partition("=")[2], 150)
     assert average <= 8
+
+
+RUN = [
+    *("experiment=quickstart", "data.image_size=16", "model.width=2", "aug=shift", "tracking=none"),
+    *("trainer.epochs=1", "trainer.batch_size=256", "trainer.precision=fp32", "trainer.threads=1"),
+    *("trainer.ema_decay=0.9", "trainer.keep=all", "analysis=light", "analysis.sheet_size=4"),
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a whole run on the pretended GPU."""
+    folder = tmp_path_factory.mktemp("pretended") / "run"
+    with pretend_cuda():
+        run(compose(RUN), folder)
+    return folder
+
+
+def test_a_run_goes_from_its_configuration_to_its_report_on_cuda(finished: Path):
+    assert json.loads((finished / "result.json").read_text())["status"] == "finished"
+    assert json.loads((finished / "environment.json").read_text())["device"].startswith("cuda")
+    assert (finished / "analysis" / "report.html").exists()
+
+
+def test_a_run_of_cuda_is_evaluated_alike_on_cuda_and_where_there_is_none(finished: Path, tmp_path: Path):
+    figures = json.loads((finished / "result.json").read_text())["metrics"]
+    with pretend_cuda():
+        _, there = evaluate(request(finished, ["trainer.device=cuda"]), tmp_path / "there")
+    _, here = evaluate(request(finished, ["trainer.device=cpu"]), tmp_path / "here")
+    assert here["acc"] == there["acc"] == figures["test/acc"]
+    assert here["loss"] == pytest.approx(figures["test/loss"], rel=1e-5)
+
+
+def test_a_run_of_cuda_is_trained_longer(finished: Path, tmp_path: Path):
+    with pretend_cuda():
+        resume(finished, ["trainer.epochs=2", "analysis.level=none", f"hydra.run.dir={tmp_path / 'longer'}"])
+    assert json.loads((tmp_path / "longer" / "result.json").read_text())["epochs"] == 2
+
+
+def test_pictures_are_predicted_on_cuda(finished: Path, tmp_path: Path):
+    Image.fromarray(np.arange(768, dtype=np.uint8).reshape(16, 16, 3)).save(tmp_path / "picture.png")
+    answers = []
+    for device in ("cuda", "cpu"):
+        with pretend_cuda() if device == "cuda" else nullcontext():
+            predictor = prediction.load(finished, device=device)
+            ((_, line),) = prediction.predict_files(predictor, [tmp_path / "picture.png"], sheet_size=1)
+            answers.append(line)
+    assert answers[0] == answers[1]
+
+
+def test_the_other_tools_run_on_cuda(tmp_path: Path):
+    cfg = compose([*RUN, "trainer.batch_size=8"])
+    with pretend_cuda():
+        sheets = preview(cfg, tmp_path)
+        with suppress(GuardStop):  # so few steps may speak for no lr
+            find_lr(cfg, Search(start=1e-4, end=10.0, steps=21, diverge=4.0), tmp_path / "lr.png")
+    assert all(path.exists() for path in [*sheets, tmp_path / "lr.png"])
