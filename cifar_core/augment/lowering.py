@@ -104,7 +104,7 @@ def constant(values: tuple[Any, ...], device: torch.device, dtype: torch.dtype) 
     return beside(torch.empty(0, device=device), torch.tensor(values, dtype=dtype))
 
 
-def columns(images: Tensor, *values: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+def broadcastable(images: Tensor, *values: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
     """Return values of each picture, (M,) each, so that they broadcast over `images` (M, C, H, W).
 
     They go up together, so they must lie on one device.

@@ -15,7 +15,7 @@ from cifar_core.augment.lowering import (
     beside,
     between,
     block_by_block,
-    columns,
+    broadcastable,
     constant,
     in_blocks,
     kept,
@@ -98,7 +98,7 @@ def hsv_shifted(step: A.HueSaturationValue, images: Tensor, params: Params) -> T
     """Add `hue_shift` (of 180, wraps around), `sat_shift` and `val_shift`; grey stays grey."""
     hue, saturation, value = to_hsv(images)
     shifts = params["hue_shift"].floor() % 180, params["sat_shift"].trunc(), params["val_shift"].trunc()
-    turn, more_sat, more_val = columns(images, *shifts, dtype=torch.int32)
+    turn, more_sat, more_val = broadcastable(images, *shifts, dtype=torch.int32)
     coloured = (-saturation) >> 31  # all bits where not 0
     saturation = (saturation + more_sat[:, 0]).clamp_(0, 255).bitwise_and_(coloured)
     changed = from_hsv(turned(hue, turn[:, 0]), saturation, (value + more_val[:, 0]).clamp_(0, 255))
@@ -137,7 +137,7 @@ def grey_limits(step: A.ToGray) -> str:
 
 def brighter(images: Tensor, factor: Tensor) -> Tensor:
     """Scale the values by `factor` (M,)."""
-    (scale,) = columns(images, factor)
+    (scale,) = broadcastable(images, factor)
     return truncated(images * scale)
 
 
@@ -147,20 +147,20 @@ def contrasted(images: Tensor, factor: Tensor) -> Tensor:
     mean = total.double() / (images.shape[-2] * images.shape[-1])
     factor = beside(images, factor)
     shift = torch.where(factor == 0, (mean + 0.5).floor(), mean * (1 - factor))
-    scale, shift = columns(images, factor, shift)
+    scale, shift = broadcastable(images, factor, shift)
     return truncated((images * scale).add_(shift))
 
 
 def saturated(images: Tensor, factor: Tensor) -> Tensor:
     """Scale the distance to the luma."""
-    scale, rest = columns(images, factor, 1 - factor)
+    scale, rest = broadcastable(images, factor, 1 - factor)
     return rounded((rest * grey(images)[:, None]).addcmul(images.float(), scale))
 
 
 def hue_turned(images: Tensor, factor: Tensor) -> Tensor:
     """Turn the hue by `factor` of a circle."""
     hue, saturation, value = to_hsv(images)
-    (turn,) = columns(images, (180 * factor).floor() % 180, dtype=torch.int32)
+    (turn,) = broadcastable(images, (180 * factor).floor() % 180, dtype=torch.int32)
     return from_hsv(turned(hue, turn[:, 0]), saturation, value)
 
 

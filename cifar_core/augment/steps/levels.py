@@ -14,8 +14,8 @@ from cifar_core.augment.lowering import (
     Params,
     beside,
     between,
+    broadcastable,
     colour,
-    columns,
     in_blocks,
     looked_up,
     more,
@@ -35,7 +35,7 @@ def inverted(step: Any, images: Tensor, params: Params) -> Tensor:
 def solarized(step: A.Solarize, images: Tensor, params: Params) -> Tensor:
     """Invert the values from `threshold`, a share of 255, upwards."""
     least = (params["threshold"] * 255).ceil().clamp(max=256)
-    (below,) = columns(images, least - 1, dtype=torch.int16)
+    (below,) = broadcastable(images, least - 1, dtype=torch.int16)
     above = (below - images) >> 15  # all bits where true; 3 times as fast as a comparison
     return images ^ above.to(torch.uint8)
 
@@ -69,7 +69,7 @@ def collate_bits(step: A.Posterize, draws: Sequence[Mapping[str, Any]]) -> Param
 
 def brightened(step: A.RandomBrightnessContrast, images: Tensor, params: Params) -> Tensor:
     """Return alpha * x + beta."""
-    alpha, beta = columns(images, params["alpha"], params["beta"])
+    alpha, beta = broadcastable(images, params["alpha"], params["beta"])
     return truncated((images * alpha).add_(beta))
 
 
@@ -125,7 +125,7 @@ def draw_noise(step: A.GaussNoise, uniforms: Tensor, images: Tensor) -> Params:
     height, width = images.shape[-2:]
     uniforms = beside(images, uniforms)
     spread, centre = between(uniforms[:, 0], *step.std_range), between(uniforms[:, 1], *step.mean_range)
-    std, mean = columns(images, spread, centre)
+    std, mean = broadcastable(images, spread, centre)
     channels = 3 if step.per_channel else 1
     shares = more(uniforms[:, 2], channels * height * width)
     noise = torch.erfinv((shares * 2 - 1).float().clamp_(-SURE, SURE)) * 2**0.5
