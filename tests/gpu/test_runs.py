@@ -86,6 +86,9 @@ def test_every_precision_trains(precision, cli, words, device, tmp_path: Path):
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["device"].startswith(str(device))
     assert f", {precision}, " in environment["device"]
+    if device.type == "cuda":
+        assert environment["gpu"]["name"] == torch.cuda.get_device_name(device)
+        assert 0 < environment["gpu"]["peak_memory"] < environment["gpu"]["memory"]
 
 
 @pytest.fixture(scope="module")

@@ -199,6 +199,13 @@ def test_no_recipe_waits_for_the_gpu(recipe, device):
     assert_no_waits("sgd", recipe, device, alternating_flip=True)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # a compiler's advice
+@pytest.mark.parametrize("mode", [True, "graphs"])
+def test_no_compiled_step_waits_for_the_gpu(mode, device):
+    assert_no_waits("sgd", "cutout", device, compile=mode, ema_decay=0.9)
+
+
 def assert_no_waits(optimizer: str, recipe: str, device: torch.device, **changes: Any) -> None:
     """Train two epochs in which any wait raises, up to the last batch, after which figures are read."""
     settings = options(device, precision="bf16", **changes)
