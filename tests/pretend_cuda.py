@@ -397,8 +397,7 @@ def _synchronize(*_: Any) -> None:
 # What torch.cuda answers. Its random state is the CPU's, as the pretended device draws from it.
 ANSWERS: dict[str, Callable[..., Any]] = {
     "is_available": lambda: True,
-    "is_initialized": lambda: True,
-    "_lazy_init": lambda: None,  # C++ calls it before it makes a tensor
+    "is_initialized": lambda: True,  # else C++ has it initialized before it makes a tensor
     "device_count": lambda: 1,
     "current_device": lambda: 0,
     "set_device": lambda device: None,
@@ -410,13 +409,8 @@ ANSWERS: dict[str, Callable[..., Any]] = {
     "is_bf16_supported": lambda including_emulation=True: True,
     "is_current_stream_capturing": lambda: False,
     "synchronize": _synchronize,
-    "empty_cache": lambda: None,
-    "memory_allocated": lambda device=None: 0,
     "max_memory_allocated": lambda device=None: 0,
-    "max_memory_reserved": lambda device=None: 0,
     "reset_peak_memory_stats": lambda device=None: None,
-    "mem_get_info": lambda device=None: (2**36, 2**36),
-    "manual_seed": lambda seed: None,
     "manual_seed_all": lambda seed: None,
     "get_rng_state": lambda device="cuda": torch.get_rng_state(),
     "set_rng_state": lambda state, device="cuda": torch.set_rng_state(state),

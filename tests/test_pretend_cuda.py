@@ -225,8 +225,11 @@ def test_afterwards_nothing_is_pretended():
 
 
 def test_where_torch_lacks_a_hook_the_test_is_skipped_and_says_which(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delattr(torch.cuda, "_lazy_init")
-    with pytest.raises(pytest.skip.Exception, match=r"lacks torch\.cuda:_lazy_init"), pretend_cuda():
+    monkeypatch.delattr(torch.accelerator, "current_stream")
+    with (
+        pytest.raises(pytest.skip.Exception, match=r"lacks torch\.accelerator:current_stream"),
+        pretend_cuda(),
+    ):
         pass
 
 
