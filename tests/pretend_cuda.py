@@ -30,19 +30,16 @@ from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
-OUTSIDE = (
-    __file__,
-    str(Path(torch.__file__).parents[1]),
-)  # of the code whose lines are named: here, packages
+OUTSIDE = (__file__, str(Path(torch.__file__).parents[1]))  # lines here and in packages tell nothing
 
-# What the installed torch must have, public or not; a test that pretends is skipped where one is missing.
+# Beside functions of torch.cuda, what the installed torch must have; without, tests that pretend are skipped.
+DISABLED = "torch:_C._disabled_torch_function_impl"
+GROUPED = "torch:_C._group_tensors_by_device_and_dtype"
+ONE_HOT = "torch:_C._nn.one_hot"
 HOOKS = (
+    *(DISABLED, GROUPED, ONE_HOT, "torch:_C._DisableTorchDispatch", "torch:_C._nn._parse_to"),
+    "torch:_C._dispatch_has_computed_kernel_for_dispatch_key",
     "torch.accelerator:current_stream",
-    "torch:_C._DisableTorchDispatch",
-    "torch:_C._disabled_torch_function_impl",
-    "torch:_C._group_tensors_by_device_and_dtype",
-    "torch:_C._nn._parse_to",
-    "torch:_C._nn.one_hot",
     "torch.optim.optimizer:_foreach_supported_types",
     "torch.utils._foreach_utils:_foreach_supported_types",
 )
@@ -74,6 +71,14 @@ class Seen:
             events.clear()
 
 
+def _found(hook: str) -> Any:
+    """Return a hook, None where the installed torch lacks it."""
+    try:
+        return resolve_name(hook)
+    except (AttributeError, ImportError):
+        return None
+
+
 _seen = Seen()
 _pinned: dict[int, torch.Tensor] = {}  # by address; kept alive, as it may be given out again
 
@@ -97,7 +102,7 @@ def _is_pinned(tensor: torch.Tensor) -> bool:
 class OnDevice(torch.Tensor):
     """A tensor of the pretended device: to C++ one of the CPU, so that Python must tell what it is."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = _found(DISABLED)
     device = property(lambda self: CUDA)
     is_cuda = property(lambda self: True)
     is_cpu = property(lambda self: False)
@@ -332,19 +337,20 @@ def _to(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
 def _one_hot(labels: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
     """On a CPU C++ reads the labels to check them; on CUDA only where it must count the classes."""
     if not isinstance(labels, OnDevice):
-        return torch._C._nn.one_hot(labels, num_classes)
+        return REAL_ONE_HOT(labels, num_classes)
     classes = num_classes if num_classes >= 0 else int(labels.max()) + 1
     zeros = torch.zeros(*labels.shape, classes, dtype=torch.int64, device=CUDA)
     return zeros.scatter_(-1, labels.unsqueeze(-1), 1)
 
 
+REAL_ONE_HOT = _found(ONE_HOT)
 INSTEAD: dict[Any, Callable[..., Any]] = {
     **{make: _from_python(make) for make in (torch.tensor, torch.as_tensor, torch.asarray)},
     torch.Tensor.new_tensor: _new_tensor,
     torch.Tensor.to: _to,
     torch.Tensor.type_as: lambda self, other: self.to(other.device, other.dtype),
     torch.Tensor.cuda: lambda self, *_, **kwargs: self.to(CUDA, **kwargs),
-    torch._C._nn.one_hot: _one_hot,
+    REAL_ONE_HOT: _one_hot,
 }
 
 
@@ -383,7 +389,7 @@ def _by_device(lists: Any, with_indices: bool = False) -> Any:
     return {(group[0][0][0].device, dtype): group for (_, dtype), group in grouped.items()}
 
 
-REAL_GROUPED = torch._C._group_tensors_by_device_and_dtype
+REAL_GROUPED = _found(GROUPED)
 
 
 def _no_capture(*_: Any) -> SimpleNamespace:
@@ -419,15 +425,7 @@ ANSWERS: dict[str, Callable[..., Any]] = {
 
 def missing() -> list[str]:
     """Return the hooks that the installed torch lacks."""
-    return [hook for hook in (*HOOKS, *(f"torch.cuda:{name}" for name in ANSWERS)) if not _is_there(hook)]
-
-
-def _is_there(hook: str) -> bool:
-    try:
-        resolve_name(hook)
-    except (AttributeError, ImportError):
-        return False
-    return True
+    return [hook for hook in (*HOOKS, *(f"torch.cuda:{name}" for name in ANSWERS)) if _found(hook) is None]
 
 
 def _forget_constants() -> None:

@@ -151,7 +151,7 @@ def test_what_stays_on_the_device_waits_for_nothing():
         rows = torch.randperm(3, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
         taken = images[rows] * torch.tensor(2.0)  # a number may come from anywhere
         taken[taken > 3] = 0  # one number, so no rows are counted
-        taken[0] = 1
+        taken[:2] = 1
         nn.functional.one_hot(rows, 3).sum(0).cumsum(0).sort()
         assert (taken.device, taken.is_cuda, taken.is_cpu) == (torch.device("cuda", 0), True, False)
         assert torch.zeros(2).device == torch.device("cpu")
