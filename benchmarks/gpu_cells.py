@@ -162,7 +162,7 @@ def speedrun94(bench: Bench, mode: str, seed: str) -> dict[str, Any]:
         words += [f"trainer.device={bench.plan.device}", "tracking=none", "analysis=none"]
         command = [sys.executable, "-m", "experiments.run", *words, f"hydra.run.dir={folder}/run"]
         began = time.perf_counter()
-        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, encoding="utf-8")
         seconds = time.perf_counter() - began
         if done.returncode != 0:
             raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no word")
