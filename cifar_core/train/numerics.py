@@ -96,13 +96,13 @@ def indeterminate(error: BaseException) -> str:
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    kind, _, number = name.partition(":")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():  # torch takes cuda:256 for cuda:0
         raise ValueError(
             f"trainer.device must be a device of this machine, got {name!r}; "
             f"torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices"
         )
-    return device
+    return torch.device(name)
 
 
 def _fast_dtype(device: torch.device) -> torch.dtype:

@@ -50,5 +50,6 @@ class TrainerSettings:
         if self.compile == "graphs":  # each replay writes its gradients over the last one's
             law(self.accumulate == 1, "trainer.accumulate", "1 with trainer.compile=graphs", self.accumulate)
         device, _, number = self.device.partition(":")
-        known = self.device in ("auto", "cpu", "cuda") or (device == "cuda" and number.isdigit())
+        numbered = device == "cuda" and number.isdecimal() and number == str(int(number))
+        known = numbered or self.device in ("auto", "cpu", "cuda")
         law(known, "trainer.device", "auto, cpu, cuda or cuda:N", self.device)

@@ -90,3 +90,15 @@ def test_a_device_that_is_not_there_is_refused():
     count = torch.cuda.device_count()
     with pytest.raises(ValueError, match=f"must be a device of this machine, got 'cuda:{count}'"):
         numerics(TrainerSettings(device=f"cuda:{count}"))
+
+
+@pytest.mark.parametrize("number", [128, 256, 10**20])  # torch reads the first two as -128 and 0
+def test_a_number_that_no_device_has_is_refused_however_large(number):
+    with pytest.raises(ValueError, match=f"must be a device of this machine, got 'cuda:{number}'"):
+        numerics(TrainerSettings(device=f"cuda:{number}"))
+
+
+@pytest.mark.parametrize("name", ["cuda:01", "cuda:²", "cuda:-1", "cuda:", "cpu:0", "GPU-5d5ba0d6"])
+def test_what_torch_does_not_read_as_a_device_is_refused(name):
+    with pytest.raises(ValueError, match="trainer.device must be auto, cpu, cuda or cuda:N, got"):
+        TrainerSettings(device=name)
