@@ -1,6 +1,7 @@
 """What `trainer.compile` does to the functions that make up a step and an evaluation."""
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -25,3 +26,9 @@ def compiled(function: Callable[..., Any], how: bool | str) -> Callable[..., Any
         return program(*args)
 
     return replayed
+
+
+def cannot_compile(error: BaseException) -> bool:
+    """Tell whether ``error`` says that torch could not compile something."""
+    dynamo = sys.modules.get("torch._dynamo.exc")  # which nothing imports that does not compile
+    return dynamo is not None and isinstance(error, dynamo.TorchDynamoException)

@@ -15,12 +15,13 @@ from torch import Tensor
 from cifar_core.data.sources import load_data
 from cifar_core.explain.metrics import confusion_matrix, remarks
 from cifar_core.history import Row, best_epoch, best_row
-from cifar_core.memory import TRAINING, memory_explained
+from cifar_core.memory import TRAINING, memory_explained, out_of_memory
+from cifar_core.train.compiled import cannot_compile
 from cifar_core.train.loop import train
 from cifar_core.train.numerics import indeterminate
 from cifar_core.train.predict import balanced_acc, predict, score, tta_acc
 from cifar_core.train.settings import TrainerSettings
-from experiments.cli import GuardStop, UserError, signals, user_mistakes
+from experiments.cli import GuardStop, UserError, one_line, signals, user_mistakes
 from experiments.config import build
 from experiments.config.compose import compose_saved
 from experiments.config.mirrors import mirrored_signs
@@ -64,7 +65,7 @@ def run(
         with user_mistakes():
             folder.claim(plain(with_constants(cfg, *folder.constants)), overrides)
         try:
-            with recorded(folder.path) as result, memory_explained(TRAINING), _determinism_explained():
+            with recorded(folder.path) as result, memory_explained(TRAINING), _options_explained():
                 _run(cfg, folder, result, name or folder.path.name, overrides, command)
         except BaseException as error:
             if isinstance(error, UserError | OSError):
@@ -241,15 +242,18 @@ def _last_epoch_kept(checkpoints: Checkpoints) -> Iterator[None]:
 
 
 @contextmanager
-def _determinism_explained() -> Iterator[None]:
-    """Name the option that an operation without a deterministic form does not go with."""
+def _options_explained() -> Iterator[None]:
+    """Name the option that this network or this machine does not go with."""
     try:
         yield
     except RuntimeError as error:
-        if not (operation := indeterminate(error)):
-            raise
-        law = f"must be false where {operation} is used, which has no deterministic form on this device"
-        raise UserError(f"trainer.deterministic {law}, got true") from error
+        if operation := indeterminate(error):
+            law = f"must be false where {operation} is used, which has no deterministic form on this device"
+            raise UserError(f"trainer.deterministic {law}, got true") from error
+        if cannot_compile(error) and not out_of_memory(error):
+            law = "must be false here, as torch cannot compile this network on this machine"
+            raise UserError(f"trainer.compile {law}: {one_line(error)[:200]}") from error
+        raise
 
 
 def _remarks(job: Job, logits: dict[str, Tensor]) -> list[str]:

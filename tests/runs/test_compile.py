@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from cifar_core.train.compiled import compiled
+from experiments.cli import UserError
 from experiments.config.compose import compose
+from experiments.runs import story
 from experiments.runs.story import run
 
 SMALL = [
@@ -17,6 +19,16 @@ SMALL = [
     *("trainer.threads=1", "tracking=none", "analysis.level=light"),
 ]
 COMPILE = torch.compile
+
+
+def test_a_network_that_torch_cannot_compile_is_told_in_a_line():
+    def failing(*_: Any) -> Callable:
+        raise RuntimeError("no compiler here")
+
+    line = "trainer.compile must be false here, .*: .*RuntimeError: no compiler here"
+    with pytest.raises(UserError, match=line), story._options_explained():
+        COMPILE(lambda images: images + 1, backend=failing)(torch.ones(2))
+    torch.compiler.reset()
 
 
 @pytest.mark.slow

@@ -31,10 +31,10 @@ def test_a_network_without_a_deterministic_form_ends_in_one_line():
     data = Data("made", tuple("abc"), pictures, pictures, pictures, (0.0,) * 3, (1.0,) * 3, "0")
     where = Numerics(torch.device("cpu"), torch.float32, channels_last=False)
     line = "trainer.deterministic must be false where put_ is used, which has no deterministic form"
-    with pytest.raises(UserError, match=line), story._determinism_explained():
+    with pytest.raises(UserError, match=line), story._options_explained():
         guards.check_model(Puts(), data, where)
 
 
 def test_other_errors_stay_what_they_are():
-    with pytest.raises(RuntimeError, match="no memory"), story._determinism_explained():
+    with pytest.raises(RuntimeError, match="no memory"), story._options_explained():
         raise RuntimeError("no memory")
