@@ -34,7 +34,8 @@ def explain(job: Job, logits: dict[str, Tensor], tracker: Tracker, result: Resul
     """
     began = time.perf_counter()
     try:
-        _analyse(job, logits, result)
+        if job.settings.analysis.level != "none":  # what its report tells would be looked up for nothing
+            _analyse(job, logits, result)
     except Exception as error:  # the training is done and good, whatever its pictures do
         told = out_of_memory(error) or isinstance(error, OSError)  # of the machine: a traceback says no more
         log.warning("the analysis failed: %s", one_line(error), exc_info=not told)

@@ -12,7 +12,7 @@ import pytest
 
 from cifar_core.report import page
 from experiments import report
-from experiments.config.compose import compose
+from experiments.config.compose import compose, composing_from
 from experiments.runs import console, story
 from experiments.runs.result import ANALYSING, Result, recorded
 from experiments.sweep.trials import Trial
@@ -52,6 +52,14 @@ def test_a_run_without_memory_to_draw_has_its_figures_and_says_how_to_draw_later
     assert "Traceback" not in log
     numbers = json.loads((without_memory / "analysis" / "metrics.json").read_text())
     assert numbers["acc"] == result.metrics["test/acc"]
+
+
+def test_a_trial_without_an_analysis_has_none_that_failed(tmp_path: Path):
+    cfg = compose([*SMALL[:-1], "analysis=none", "data.image_size=8"])
+    with composing_from(tmp_path / "gone"):  # a trial has its sweep's conf/ only to begin with
+        story.run(cfg, tmp_path / "run")
+    result = Result.read(tmp_path / "run")
+    assert (result.status, result.analysis_error) == ("finished", "")
 
 
 def test_the_report_of_a_run_is_drawn_later(without_memory: Path, tmp_path: Path, capsys, monkeypatch):
