@@ -57,17 +57,17 @@ def test_every_gpu_and_every_instance_of_a_split_one_has_a_name(
 
 @pytest.mark.parametrize(
     ("device", "expected"),
-    [("auto", ["5", "7"]), ("cuda", ["5", "7"]), ("cuda:0", ["5"]), ("cuda:1", ["7"]), ("cpu", [])],
+    [
+        ("auto", ["5", "7"]),
+        ("cuda", ["5", "7"]),
+        ("cuda:0", ["5"]),
+        ("cuda:1", ["7"]),
+        ("cuda:2", []),
+        ("cpu", []),
+    ],
 )
 def test_the_device_says_which_of_them_are_meant(device: str, expected: list[str]):
     assert meant(device, ["5", "7"]) == expected
-
-
-def test_a_number_that_no_gpu_has_is_told_with_those_there_are():
-    with pytest.raises(ValueError, match=r"must be one of cuda:0 \(5\), cuda:1 \(7\), got cuda:2"):
-        meant("cuda:2", ["5", "7"])
-    with pytest.raises(ValueError, match="must be one of no GPU, got cuda:0"):
-        meant("cuda:0", [])
 
 
 @pytest.mark.parametrize(("script", "said"), [(f"cat <<'END'\n{TWO}END", TWO), ("echo broken; exit 9", "")])
