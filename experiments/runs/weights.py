@@ -15,6 +15,7 @@ from experiments.config.values import asks_for_constants, plain, settings
 from experiments.files import read_json
 from experiments.runs.folder import CHECKPOINTS
 from experiments.runs.read import predictions
+from experiments.runs.result import Result
 
 
 def class_names(folder: Path, cfg: DictConfig) -> tuple[str, ...]:
@@ -73,10 +74,13 @@ def _check_answer(model: nn.Module, image_size: int) -> None:
 
 def _weights(path: Path) -> tuple[dict[str, Tensor], int]:
     if not path.exists():
-        kept = ", ".join(name for name in CHECKPOINTS if path.with_name(f"{name}.pt").exists()) or "none"
-        left = f"trainer.keep left: {kept}"
-        if not path.with_name("result.json").exists():
+        kept = [name for name in CHECKPOINTS if path.with_name(f"{name}.pt").exists()]
+        result = Result.read(path.parent)
+        left = f"trainer.keep left: {', '.join(kept) or 'none'}"
+        if result is None:
             left = "a run writes it every trainer.checkpoint_seconds and when it ends"
+        elif not result.done and not kept:
+            left = "the run ended before its first epoch was saved"
         raise FileNotFoundError(f"{path} is not there; {left}")
     content = load(path)
     weights = weights_in(content, path)

@@ -22,6 +22,7 @@ from experiments.config.compose import compose, compose_saved
 from experiments.config.values import settings
 from experiments.runs import read as read_module
 from experiments.runs import weights
+from experiments.runs.result import Result
 from experiments.runs.story import run
 from experiments.tools.evaluation import evaluate, lines, request
 from experiments.tools.pictures import recoded, whole
@@ -277,6 +278,12 @@ def test_what_does_not_fit_is_refused(copied: Path, digit_files: Path, tmp_path:
         evaluate(request(copied, ["checkpoint=last"]))
     (copied / "best.pt").write_bytes((copied / "best.pt").read_bytes()[:500])
     with pytest.raises(OSError, match="best.pt is not a readable checkpoint"):
+        evaluate(request(copied, []))
+    (copied / "best.pt").unlink()
+    Result("failed", error="out of memory").write(copied)
+    with pytest.raises(
+        UserError, match=r"best.pt is not there; the run ended before its first epoch was sav"
+    ):
         evaluate(request(copied, []))
 
 
