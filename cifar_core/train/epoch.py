@@ -76,6 +76,8 @@ def batches(lot: Lot, pictures: Split, augment: Augment, batch_size: int) -> Ite
 
 def _flipped(images: Tensor, marked: Tensor) -> Tensor:
     """Swap left and right of the pictures ``marked`` (N,), in place."""
+    if not marked.any():
+        return images
     places = beside(images, marked.nonzero()[:, 0])
     return put(images, places, images.index_select(0, places).flip(-1))
 

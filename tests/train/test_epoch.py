@@ -63,6 +63,13 @@ def test_an_epoch_is_drawn_at_once_from_seed_and_number():
     assert lot.mirrored is None
 
 
+def test_a_block_of_which_no_picture_is_mirrored_is_shown_as_it_is():
+    split = pictures()
+    lot = epoch.Lot(torch.arange(4), torch.arange(4), torch.zeros(4, dtype=torch.bool))
+    ((images, _),) = epoch.batches(lot, split, augmentation({}, image_size=8), 4)
+    assert torch.equal(images, split.images[:4])
+
+
 def test_pictures_of_the_training_set_stay_as_they_are():
     split = pictures()
     before = split.images.clone()
