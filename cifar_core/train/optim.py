@@ -192,6 +192,18 @@ def quick(kind: Callable[..., Optimizer], device: torch.device, given: Iterable[
     return {"fused": True} if device.type == "cuda" and kind in FUSED and not told else {}
 
 
+def start_momentum(optimizer: Optimizer) -> None:
+    """Have torch's fused SGD start with a momentum of zero, for a scaler that may leave out the first steps.
+
+    It makes the momentum in its first step, without values, and writes them only where that is taken.
+    """
+    if isinstance(optimizer, torch.optim.SGD):
+        for group in optimizer.param_groups:
+            if group["fused"] and group["momentum"]:
+                for parameter in group["params"]:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
 def for_here(saved: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
     """Return a ``saved`` state for ``optimizer``, which keeps its own ways to step: they suit its device."""
     if "param_groups" not in saved:  # of Lookahead

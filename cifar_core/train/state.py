@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from cifar_core.train.average import Average
 from cifar_core.train.numerics import Numerics
-from cifar_core.train.optim import for_here
+from cifar_core.train.optim import for_here, start_momentum
 from cifar_core.train.settings import TrainerSettings
 
 
@@ -42,7 +42,8 @@ class TrainState:
         """Take up the state that `state_dict` returned, in place."""
         state = state | {"optimizer": for_here(state["optimizer"], self.optimizer)}
         for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+            if state[name] or part is not self.scaler:  # one that did nothing has left nothing
+                part.load_state_dict(state[name])
         self.seed, self.epoch, self.step = state["seed"], state["epoch"], state["step"]
 
     def go_on_from(self, state: dict[str, Any]) -> None:
@@ -73,6 +74,8 @@ def start(
     """Return the state before the first epoch of a ``model`` that is on its device already."""
     scaler = torch.amp.GradScaler(numerics.device.type, enabled=numerics.dtype == torch.float16)
     state = TrainState(model, optimizer, scheduler, numerics, scaler, seed)
+    if scaler.is_enabled():
+        start_momentum(optimizer)
     if ema_decay:
         state.ema = Average(model, ema_decay)
     return state

@@ -1,4 +1,5 @@
 import copy
+import math
 from functools import partial
 
 import pytest
@@ -368,3 +369,43 @@ def test_a_checkpoint_goes_on_on_a_device_that_steps_otherwise(kind, before, aft
     assert group["lr"] == whole.optimizer.param_groups[0]["lr"]
     for parameter, other in zip(second.model.parameters(), whole.model.parameters(), strict=True):
         torch.testing.assert_close(parameter, other)
+
+
+@pytest.mark.parametrize("kind", optim.FUSED)
+def test_an_optimizer_of_one_kernel_starts_as_any_other_where_float16_leaves_out_its_first_steps(
+    kind, monkeypatch
+):
+    # Memory as it may be found.
+    monkeypatch.setattr(torch, "empty_like", lambda like, **_: torch.full_like(like, math.nan))
+
+    def trained(fused):
+        model = net()
+        momentum = {"momentum": 0.9, "nesterov": True} if kind is SGD else {}
+        optimizer = kind(model.named_parameters(), lr=0.1, fused=fused, **momentum)
+        schedule = schedules.cosine(optimizer, epochs=5, steps_per_epoch=1)
+        where = Numerics(CPU, torch.float16, channels_last=False)
+        state = start(model, optimizer, schedule, numerics=where, seed=0)
+        for number in range(4):
+            state.scaler.scale(torch.zeros(()))  # it makes its scale with the first loss
+            fill_gradients(model, number)
+            for parameter in model.parameters():
+                parameter.grad *= math.inf if number < 2 else state.scaler.get_scale()
+            state.scaler.step(optimizer)
+            state.scaler.update()
+        return model.parameters()
+
+    for parameter, other in zip(trained(True), trained(False), strict=True):
+        torch.testing.assert_close(parameter, other)
+
+
+def test_a_scale_begins_anew_after_a_training_without_one():
+    """As where a run on a CPU goes on on a GPU that has no bfloat16."""
+    model = net()
+    schedule = schedules.cosine(SGD(model.named_parameters(), lr=0.1), epochs=5, steps_per_epoch=1)
+    before, after = (
+        start(model, schedule.optimizer, schedule, numerics=Numerics(CPU, dtype, False), seed=seed)
+        for seed, dtype in enumerate((torch.float32, torch.float16))
+    )
+    after.load_state_dict(before.state_dict())
+    assert after.seed == 0
+    assert after.scaler.is_enabled()
