@@ -75,9 +75,9 @@ class Bench:
     def forget(self) -> None:
         """Free what the last training holds."""
         self.training = None
-        gc.collect()
         if "torch._dynamo" in sys.modules:  # compiled code is of this batch size
             torch._dynamo.reset()
+        gc.collect()  # its graphs hold memory, too
         if self.plan.device != "cpu":
             torch.cuda.empty_cache()
 
