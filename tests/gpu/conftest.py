@@ -5,6 +5,7 @@ GPU_TESTS_ON=cpu python -m pytest tests/gpu    # the same tests, the CPU in plac
 """
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,9 +24,11 @@ def device() -> torch.device:
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
     """Have matrix products and convolutions of float32 keep 10 bits of each factor, or all."""
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if allowed else "highest")
-    torch.backends.cudnn.allow_tf32 = allowed
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some versions of torch speak of another way to say it, once
+        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        torch.set_float32_matmul_precision("high" if allowed else "highest")
+        torch.backends.cudnn.allow_tf32 = allowed
     try:
         yield
     finally:

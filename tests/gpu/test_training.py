@@ -26,7 +26,6 @@ from experiments.config import build
 from experiments.config.compose import compose
 from tests.augment.test_recipes import RECIPES
 from tests.conftest import PROJECT, trainer_settings
-from tests.gpu.conftest import tf32
 from tests.models.test_models import NAMES, make_narrow, option
 
 pytestmark = pytest.mark.gpu
@@ -132,18 +131,17 @@ def test_an_epoch_on_a_gpu_is_that_of_a_cpu(optimizer, device):
 @pytest.mark.parametrize("name", NAMES)
 def test_grad_cam_on_a_gpu_is_that_of_a_cpu(name, device):
     torch.manual_seed(0)
-    model = make_narrow(name).eval()
-    images = torch.randn(6, 3, 32, 32)
+    model = make_narrow(name).double().eval()  # in float32 a map of little contrast shows the roundings
+    images = torch.randn(6, 3, 32, 32, dtype=torch.float64)
     targets = [torch.arange(6), torch.arange(6).flip(0)]
     maps = []
-    with tf32(False):
-        for place in ("cpu", device):
-            placed = copy.deepcopy(model).to(place)
-            layer = cam_module(placed, option(name)["cam_layer"], 32)
-            maps.append(grad_cam(placed, layer, images.to(place), [each.to(place) for each in targets]))
+    for place in ("cpu", device):
+        placed = copy.deepcopy(model).to(place)
+        layer = cam_module(placed, option(name)["cam_layer"], 32)
+        maps.append(grad_cam(placed, layer, images.to(place), [each.to(place) for each in targets]))
     for own, other in zip(*maps, strict=True):
         assert other.shape == own.shape
-        assert (other.cpu() - own).abs().max() < 2e-2  # of 1: a map is stretched to [0, 1]
+        assert (other.cpu() - own).abs().max() < 1e-3  # of 1: a map is stretched to [0, 1]
 
 
 def test_a_checkpoint_goes_from_cpu_to_gpu_and_back(device, tmp_path: Path):
