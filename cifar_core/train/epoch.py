@@ -71,6 +71,9 @@ def batches(lot: Lot, pictures: Split, augment: Augment, batch_size: int) -> Ite
             images = _flipped(images, lot.mirrored[start : start + block])
         images = augment(images, lot.keys[start : start + block])
         labels = pictures.labels.index_select(0, rows)
+        if len(images) != len(labels):
+            law = f"must return as many pictures as it gets, {len(labels)}"
+            raise ValueError(f"the augmentation {law}, got {len(images)}")
         yield from zip(images.split(batch_size), labels.split(batch_size), strict=True)
 
 

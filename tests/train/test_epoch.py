@@ -70,6 +70,15 @@ def test_a_block_of_which_no_picture_is_mirrored_is_shown_as_it_is():
     assert torch.equal(images, split.images[:4])
 
 
+@pytest.mark.parametrize("kept", [slice(1, None), slice(0, 20)])
+def test_an_augmentation_that_loses_pictures_is_told(kept: slice):
+    lot = epoch.draw(0, 1, COUNT, trainer_settings(batch_size=20))
+    with pytest.raises(
+        ValueError, match="the augmentation must return as many pictures as it gets, 100, got"
+    ):
+        next(epoch.batches(lot, pictures(), lambda images, keys: images[kept], 20))
+
+
 def test_pictures_of_the_training_set_stay_as_they_are():
     split = pictures()
     before = split.images.clone()
