@@ -138,8 +138,7 @@ def _process(plan: Plan, path: Path, cells: list[str], end: float) -> bool:
             reason = "time is over"
         elif seconds > plan.limit:
             reason = f"took more than {plan.limit:g} s"
-    child.kill()
-    code = child.wait()
+    code = _ended(child)
     cell, _ = _running(path)
     if reason == "time is over":
         if cell:
@@ -151,6 +150,16 @@ def _process(plan: Plan, path: Path, cells: list[str], end: float) -> bool:
     elif len(rows(path)) == before:  # nothing can be measured
         sys.exit(log.read_text(encoding="utf-8").splitlines()[-1])
     return True
+
+
+def _ended(child: subprocess.Popen[bytes]) -> int:
+    """End a process and what it has started, if it has not ended, and return its exit code."""
+    child.terminate()
+    try:
+        return child.wait(timeout=5)
+    except subprocess.TimeoutExpired:  # it waits for a GPU that does not answer
+        child.kill()
+        return child.wait()
 
 
 def _running(path: Path) -> tuple[str, float]:

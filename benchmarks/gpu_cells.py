@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -215,6 +216,7 @@ def claim(path: Path, card: dict[str, Any] | None) -> None:
 
 def main() -> None:
     parent = os.getppid()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a run that it has started ends with it
     words, path, *cells = sys.argv[1:]
     plan = Plan(**{name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(words).items()})
     claim(Path(path), gpu(torch.device(plan.device), None))

@@ -144,12 +144,16 @@ def test_the_next_call_measures_what_is_left_alone(rehearsed: Path):
 
 
 @pytest.mark.slow
-def test_what_takes_too_long_is_noted_and_the_next_one_goes_on(tmp_path: Path):
-    path = tmp_path / "gpu.json"
+def test_what_takes_too_long_is_noted_and_the_next_one_goes_on(tmp_path: Path, monkeypatch):
+    """A process that is ended ends the run that it has started, and removes the folder of that."""
+    path, folders = tmp_path / "gpu.json", tmp_path / "folders"
+    folders.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folders))
     hasty = gpu.Plan(**(vars(SMALL) | {"limit": 0.0}))
     cells = ["analysis/light", "speedrun94/eager/0"]
     gpu.measure(hasty, path, cells, minutes=9)
     assert gpu.rows(path) == {cell: {"status": "failed", "error": "took more than 0 s"} for cell in cells}
+    assert not list(folders.iterdir())
 
 
 @pytest.mark.slow
