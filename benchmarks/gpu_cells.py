@@ -24,6 +24,7 @@ from cifar_core.data.split import Data, Split
 from cifar_core.memory import out_of_memory
 from cifar_core.train.epoch import batches, draw
 from cifar_core.train.loop import train
+from cifar_core.train.numerics import set_up
 from cifar_core.train.settings import TrainerSettings
 from cifar_core.train.state import TrainState
 from experiments.cli import one_line
@@ -220,6 +221,7 @@ def main() -> None:
     words, path, *cells = sys.argv[1:]
     plan = Plan(**{name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(words).items()})
     claim(Path(path), gpu(torch.device(plan.device), None))
+    set_up(TrainerSettings(device=plan.device))  # as a run does, also for what is measured without one
     bench = Bench(plan)
     for cell in cells:
         if os.getppid() != parent:
