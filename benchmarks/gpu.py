@@ -148,7 +148,8 @@ def _process(plan: Plan, path: Path, cells: list[str], end: float) -> bool:
         reason = reason or f"its process ended with exit code {code}, see {log.name}"
         note(path, cell, {"status": "failed", "error": reason})
     elif len(rows(path)) == before:  # nothing can be measured
-        sys.exit(log.read_text(encoding="utf-8").splitlines()[-1])
+        said = log.read_text(encoding="utf-8").splitlines()
+        sys.exit(said[-1] if said else f"error: its process ended with exit code {code} without a word")
     return True
 
 
@@ -194,10 +195,12 @@ def main() -> None:
     cells = chosen(plan, args.only, args.quick)
     if not cells:
         parser.error(f"--only must name cells, as --list shows them, got {' '.join(args.only)}")
-    for cell, row in rows(path).items():
-        if row["status"] == "running" or args.again and row["status"] != "measured":
-            note(path, cell, None)
+    if not path.parent.is_dir():
+        parser.error(f"--json must lie in a folder that is there, got {path}")
     if not args.list:
+        for cell, row in rows(path).items():
+            if row["status"] == "running" or args.again and row["status"] != "measured":
+                note(path, cell, None)
         measure(plan, path, cells, args.minutes)
         write_page(plan, path)
     left = [cell for cell in cells if cell not in rows(path)]
