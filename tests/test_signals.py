@@ -20,6 +20,14 @@ from tests.sweep.conftest import net as net  # a fixture
 ENDING = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGUSR1: 143}
 
 
+@pytest.fixture(autouse=True)
+def heeded() -> Iterator[None]:
+    """Take SIGHUP as a terminal's closing, also where the tests themselves were started with nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[Signals]:
     """Handlers of signals as a command has them, taken off again."""
