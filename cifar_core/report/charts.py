@@ -1,4 +1,4 @@
-"""Charts as inline SVG, coloured by the page's style sheet (the variables and classes of report.css)."""
+"""Charts as inline SVG, coloured by the page's style sheet (the variables and classes of style.css)."""
 
 import math
 from collections.abc import Mapping, Sequence

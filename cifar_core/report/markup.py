@@ -1,10 +1,66 @@
-"""Small pieces of HTML; every text that comes from outside is escaped here."""
+"""How pages are made: templates, and the one place where texts from outside are escaped."""
 
-import html
+import base64
+import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table that sorts by another value than it shows; None sorts last."""
+
+    shown: Any
+    sort: float | str | None
+
+
+def render(
+    template: Path, *, scripts: Sequence[str] = (), data: Any = None, reload: int = 0, **fields: Any
+) -> str:
+    """Return a page made of a template, which can use those beside it and those of TEMPLATES.
+
+    ``scripts`` are files in the same folders; they alone may run in the page, and read ``data`` from the
+    element of that id. A page with ``reload`` is loaded again after that many seconds (page.js).
+    """
+    environment = _environment(template.parent)
+    return environment.get_template(template.name).render(
+        fields,
+        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
+        scripts=[_script(environment, name) for name in scripts],
+        data=None if data is None else Markup(script_json(data)),
+        reload=reload,
+    )
+
+
+@cache
+def _environment(folder: Path) -> Environment:
+    return Environment(
+        loader=FileSystemLoader([folder, TEMPLATES]),
+        autoescape=True,
+        finalize=text,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _script(environment: Environment, name: str) -> dict[str, Markup]:
+    assert environment.loader is not None
+    source = environment.loader.get_source(environment, name)[0]
+    digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+    return {"source": Markup(source), "hash": Markup(f"sha256-{digest}")}
 
 
 def shown(value: Any) -> str:
@@ -12,9 +68,25 @@ def shown(value: Any) -> str:
 
     So a name cannot turn the direction of the text after it, nor break a file's encoding.
     """
+    line = str(value)
+    if line.isprintable():
+        return line
     return "".join(
-        c if c.isprintable() or c == "\u00a0" else c.encode("unicode_escape").decode() for c in str(value)
+        c if c.isprintable() or c == "\u00a0" else c.encode("unicode_escape").decode() for c in line
     )
+
+
+def text(value: Any) -> Markup:
+    """Make a value printable and escape it, for HTML text and quoted attributes; what is Markup stays.
+
+    Templates do so with all that they show.
+    """
+    return value if isinstance(value, Markup) else escape(shown(value))
+
+
+def address(path: Path | str) -> str:
+    """Return a path, relative to the page, as the address of a link."""
+    return quote(os.fsencode(path))
 
 
 def cut(name: str, letters: int) -> str:
@@ -22,12 +94,7 @@ def cut(name: str, letters: int) -> str:
     return name if len(name) <= letters else name[: letters - 1].rstrip() + "\u2026"
 
 
-def text(value: Any) -> str:
-    """Escape a value for HTML text and for quoted attributes."""
-    return html.escape(shown(value))
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: bool = False) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: bool = False) -> Markup:
     """Return a table of escaped cells, the first of a row its header; `numbers` aligns the rest right."""
     top = "".join(f'<th scope="col">{text(name)}</th>' for name in head)
     lines = (
@@ -35,7 +102,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: bool =
         for first, *rest in rows
     )
     kind = ' class="numbers"' if numbers else ""
-    return f"<table{kind}><thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return Markup(f"<table{kind}><thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table>")
 
 
 def script_json(value: Any) -> str:

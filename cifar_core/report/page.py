@@ -32,7 +32,7 @@ def write_report(out_dir: Path, content: Content) -> None:
     fields = {
         "script": script,
         "script_hash": f"sha256-{digest}",
-        "style": (HERE / "report.css").read_text(encoding="utf-8"),
+        "style": (HERE / "templates/style.css").read_text(encoding="utf-8"),
         **_headline(content),
         **_confusions(content),
         **galleries(content),

@@ -56,7 +56,7 @@ def markdown(comparison: Comparison) -> str:
 
 def page(comparison: Comparison) -> str:
     """Return the comparison as one HTML page, without scripts or anything to load."""
-    css = resources.files("cifar_core.report").joinpath("report.css").read_text(encoding="utf-8")
+    css = resources.files("cifar_core.report").joinpath("templates/style.css").read_text(encoding="utf-8")
     sections = [_section(one) for one in tables(comparison)]
     sections.insert(bool(comparison.ranked) + bool(comparison.apart), _curves(comparison))
     if lines := warnings(comparison):

@@ -14,7 +14,7 @@ from cifar_core.explain.predictions import Predictions
 from cifar_core.report.analyse import shown_errors
 from cifar_core.report.embed import SPRITE_BYTES, grid_bytes, sprite
 from cifar_core.report.findings import findings
-from cifar_core.report.markup import flatten, script_json, shown, text
+from cifar_core.report.markup import TEMPLATES, flatten, script_json, shown, text
 from cifar_core.report.page import HERE
 from tests.report.examples import HISTORY, Net, guesses, pictures, run
 
@@ -189,7 +189,7 @@ def test_json_cannot_leave_its_script_element(evil: str):
 
 
 def test_texts_are_escaped_and_made_printable():
-    assert text("<a href=\"x\" title='y'>&") == "&lt;a href=&quot;x&quot; title=&#x27;y&#x27;&gt;&amp;"
+    assert text("<a href=\"x\" title='y'>&") == "&lt;a href=&#34;x&#34; title=&#39;y&#39;&gt;&amp;"
     assert shown("a\nb\u202ec\u2028\udcff\x00") == "a\\nb\\u202ec\\u2028\\udcff\\x00"
     assert shown("Käfer 猫 5\u00a0%") == "Käfer 猫 5\u00a0%"
     assert flatten({"a": {"b": 1, "c": {}}, "d": [1]}) == [("a.b", 1), ("d", [1])]
@@ -206,7 +206,7 @@ def luminance(colour: str) -> float:
 @pytest.mark.parametrize("scheme", [0, 1])
 def test_colours_of_text_have_contrast_in_both_schemes(scheme: int):
     """WCAG 2.1, 1.4.3: 4.5 to 1 for text."""
-    blocks = re.findall(r":root \{(.*?)\}", (HERE / "report.css").read_text(), re.DOTALL)
+    blocks = re.findall(r":root \{(.*?)\}", (TEMPLATES / "style.css").read_text(), re.DOTALL)
     colours = dict(re.findall(r"--(\w+): (#\w+)", blocks[scheme]))
     pairs = [(ink, "card") for ink in ("ink", "faint", "blue", "orange")]  # orange stands on cards only
     for ink, ground in [*pairs, ("ink", "page"), ("faint", "page"), ("blue", "page"), ("ink", "track")]:
