@@ -15,7 +15,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.cli import USER, UserError, command, exit_codes, one_line, signals, user_mistakes
+from experiments.cli import (
+    FULL_ERROR,
+    USER,
+    UserError,
+    command,
+    exit_codes,
+    one_line,
+    signals,
+    user_mistakes,
+)
 from experiments.config import arguments, words
 from experiments.config.compose import check_options, check_run, compose, compose_saved
 from experiments.config.effects import refuse_single
@@ -62,7 +71,7 @@ def main() -> None:
                     config_dir=args.config_dir,
                     single=True,
                 )
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
+        _have_hydra_raise()
         sys.argv[1:] = args.words
         first = _first_point(args) if args.multirun and not shows else {}
         try:
@@ -77,6 +86,13 @@ def main() -> None:
             raise OSError(f"the run folder cannot be made: {one_line(error)}; {place}") from error
         except SystemExit as end:  # `--cfg job --package nothing`, which Hydra has told
             raise SystemExit(USER if end.code == 1 and args.cfg else end.code) from None
+
+
+def _have_hydra_raise() -> None:
+    """Have Hydra raise instead of printing and exiting with 1: here alone, not in what a sweep starts."""
+    if not FULL_ERROR:
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # as Hydra asks
+        os.unsetenv("HYDRA_FULL_ERROR")  # as a process inherits it
 
 
 def _refuse_several_processes() -> None:

@@ -160,9 +160,8 @@ def _no_run(folder: Path) -> str:
     if not folder.exists():
         return f"{folder} is not a run folder: it is not there"
     if (folder / "sweep.yaml").exists():
-        return (
-            f"{folder} is the folder of a sweep, not of a run: a sweep goes on with the command that began it"
-        )
+        again = _recorded_command(folder) or "the command that began it"
+        return f"{folder} is the folder of a sweep, not of a run: a sweep goes on with {again}"
     if folder.is_file() and (folder.parent / "config.yaml").is_file():
         return f"{folder} is not a run folder but a file in one: name {folder.parent}"
     inner = next(
@@ -170,6 +169,15 @@ def _no_run(folder: Path) -> str:
     )
     within = f"; {inner} in it is one" if inner else ""
     return f"{folder} is not a run folder: it has no config.yaml{within}"
+
+
+def _recorded_command(folder: Path) -> str:
+    """Return the command that works on the sweep in a folder; empty where that does not say."""
+    try:
+        content = yaml.safe_load((folder / "sweep.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return ""
+    return str(content.get("command", "")) if isinstance(content, dict) else ""
 
 
 def _check_single(cfg: DictConfig, overrides: Sequence[str]) -> None:

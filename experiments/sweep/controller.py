@@ -15,6 +15,7 @@ from experiments.runs.result import Result
 from experiments.sweep.backends.backend import Backend, Cause, End
 from experiments.sweep.home import Home
 from experiments.sweep.ledger import Ledger
+from experiments.sweep.live import Live
 from experiments.sweep.planning import Plan
 from experiments.sweep.screen import Screen
 from experiments.sweep.space import Space
@@ -38,11 +39,13 @@ class Controller:
         extra: list[str],
         tags: dict[str, str],
         ready: Callable[[], None] = lambda: None,
+        live: Live | None = None,
     ) -> None:
         """Read what the folder holds.
 
         ``extra`` are arguments that every trial gets besides its point, ``tags`` what its tracker gets; empty
         where there is no tracker. ``ready`` is called before each start, and raises where none may be.
+        ``live`` has the page written meanwhile.
         """
         self._space = space
         self._settings = settings
@@ -52,6 +55,7 @@ class Controller:
         self._extra = extra
         self._tags = tags
         self._ready = ready
+        self._live = live
         self._running: dict[int, Trial] = {}
         self._reported: dict[int, int] = {}  # last epoch the pruner has seen, by trial number
         self._again: list[Trial] = []  # killed trials that get another attempt
@@ -62,7 +66,8 @@ class Controller:
         self._ran = False  # to the end, or until a signal
         search = settings.sampler != "grid"
         target = home.target(settings.n_trials, settings.add_trials) if search else space.size
-        self._screen = Screen(target * len(space.seeds) if search else space.size)
+        self._planned = target * len(space.seeds) if search else space.size
+        self._screen = Screen(self._planned)
         self._plan = Plan(space, settings, home, ledger, self._screen, target)
 
     def run(self) -> int:
@@ -80,6 +85,7 @@ class Controller:
                 self._screen.show(list(self._running.values()), self._backend.slots)
                 if not self._running:
                     break
+                self._keep_page()
                 self._backend.wait()
         self._ran = True
         if self._signals:
@@ -94,6 +100,11 @@ class Controller:
         return list(self._plan.trials.values())
 
     @property
+    def total(self) -> int:
+        """How many trials there will be, as far as is known."""
+        return self._planned - self._plan.left_out
+
+    @property
     def is_over(self) -> bool:
         """Whether all planned trials have had their turn."""
         return not self._stops
@@ -102,6 +113,12 @@ class Controller:
     def is_complete(self) -> bool:
         """Whether every point is finished or pruned."""
         return self._ran and not self._stops and not self._screen.counts["failed"]
+
+    def _keep_page(self) -> None:
+        if self._live is not None:
+            ended = sum(self._screen.counts.values())
+            if line := self._live.look(self._running.values(), ended, self.total):
+                self._screen.say(line)
 
     def _fill(self, upcoming: Iterator[Trial]) -> None:
         while self._backend.has_room and not self._stops:

@@ -11,11 +11,10 @@ from omegaconf import DictConfig
 from experiments.cli import user_mistakes
 from experiments.config.compose import ALLOWED
 from experiments.sweep.backends.backend import Backend, Cause
-from experiments.sweep.server import Defect, Server
+from experiments.sweep.live import Live
+from experiments.sweep.server import TROUBLE, Server
 from experiments.sweep.space import Space
 from experiments.sweep.trials import Trial
-
-TROUBLE = (ValueError, OSError, MemoryError, Defect)  # of a job whose failure is told and no more
 
 
 def test(won: Sequence[Trial], server: Server, cfg: DictConfig) -> None:
@@ -84,6 +83,7 @@ class Record:
 
     def __init__(self, server: Server, folder: Path, tracking: dict[str, Any] | None) -> None:
         """Name the sweep's folder and the tracker's settings."""
+        self.live = Live(server, folder)
         self._server = server
         self._folder = folder
         self._tracking = tracking
@@ -98,12 +98,13 @@ class Record:
         nested = {"mlflow.parentRunId": run_id} if run_id and self._tracking.get("nested") else {}
         return {"sweep": self._folder.name, **nested}
 
-    def close(self, trials: Sequence[Trial]) -> None:
+    def close(self, trials: Sequence[Trial], total: int) -> None:
         """Write the report and hand it to the tracker, together with what trials could not deliver."""
+        self.live.end()
         if not any(trial.folder.exists() for trial in trials):
             return
         try:
-            paths = self._server.call("write", self._folder)
+            paths = self._server.call("write", self._folder, total=total)
         except TROUBLE as error:  # a report is never worth a sweep
             say(f"no report: {error}")
             return

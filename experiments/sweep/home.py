@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from experiments.sweep.space import Space, point_id
 from experiments.sweep.trials import Trial
 
 Lists = dict[str, tuple[str, ...]]
+STALE_SECONDS = 60.0
 
 
 class Home:
@@ -62,6 +64,7 @@ class Home:
             self._lock = own(self.path)
         except BlockingIOError as owner:
             raise ValueError(f"{self.path} is being worked on by {owner}, which shows its trials") from None
+        self._tidy_up()
         grown = self.check(identity, lists)
         if set(grown) - {SEED} and self.ledger.exists():  # it knows no values but those of then
             self.ledger.replace(self.ledger.with_suffix(".before"))  # the folders say what was done
@@ -80,12 +83,6 @@ class Home:
         """Whether the folder holds a sweep already."""
         return (self.path / "sweep.yaml").exists()
 
-    @property
-    def first_seed(self) -> str | None:
-        """The first of the seeds that the sweep was asked for; None where it is new."""
-        seeds = self._saved().get("identity", {}).get(SEED)
-        return None if seeds is None else str(seeds).split(",")[0]
-
     def target(self, n_trials: int, add_trials: int) -> int:
         """Return how many points a search is to have; an interrupted extension is not added twice."""
         saved = self._saved()
@@ -97,9 +94,39 @@ class Home:
         self._save(saved | {"extending": add_trials, "extended_to": before + add_trials})
         return before + add_trials
 
+    def begin(self, command: str, sampler: str) -> None:
+        """Note the command that works on the sweep now, and its sampler; the sweep is not over."""
+        self._save(self._saved() | {"command": command, "sampler": sampler, "over": False})
+
     def reached(self) -> None:
         """Note that all points asked for are there, so that the next `sweep.add_trials` adds anew."""
-        self._save(self._saved() | {"extending": 0})
+        self._save(self._saved() | {"extending": 0, "over": True})
+
+    @property
+    def command(self) -> str:
+        """The command that the sweep goes on with; empty for one of an earlier version."""
+        return self._saved().get("command", "")
+
+    @property
+    def sampler(self) -> str:
+        """What chooses the points; empty for a sweep of an earlier version."""
+        return self._saved().get("sampler", "")
+
+    @property
+    def points(self) -> int:
+        """How many points a search was extended to; 0 where it was not."""
+        return self._saved().get("extended_to", 0)
+
+    @property
+    def seeds(self) -> list[str]:
+        """The seeds that the sweep was asked for, in their order; empty where none is swept or fixed."""
+        seeds = self._saved().get("identity", {}).get(SEED)
+        return [] if seeds is None else str(seeds).split(",")
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all points had their turn, as far as the folder says."""
+        return self._saved().get("over", True)
 
     def trials(self) -> dict[str, Trial]:
         """Return the trials that have a folder, by the id of their point, but for damaged records."""
@@ -108,6 +135,13 @@ class Home:
             with suppress(OSError):
                 trials.append(Trial.read(path))
         return {point_id(t.point): t for t in sorted(trials, key=lambda trial: trial.number)}
+
+    def _tidy_up(self) -> None:
+        """Remove what a process left that was killed while it wrote a file, which takes seconds."""
+        for path in self.path.glob(".*.[0-9]*"):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                    path.unlink()
 
     def _saved(self) -> dict[str, Any]:
         path = self.path / "sweep.yaml"

@@ -3,6 +3,7 @@
 import faulthandler
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from hydra.utils import instantiate
 
 from cifar_core.data.sources import load_data
+from cifar_core.processes import end_with_parent
 from cifar_core.train.numerics import set_up
 from cifar_core.train.predict import evaluate, tta_acc
 from experiments.cli import UserError, command, exit_codes, one_line, signals, user_mistakes
@@ -177,7 +179,18 @@ def sync_trials(folder: Path) -> bool:
     return not any(outcome.failed for outcome in sync([folder], None))
 
 
+def write_live(folder: Path, total: int) -> float:
+    """Write the report of a sweep that runs, out of the way of its trials; return the CPU seconds it took."""
+    os.nice(10)
+    end_with_parent()
+    write(folder, live=True, total=total)
+    return time.process_time()
+
+
 JOBS: dict[str, Callable[..., Any]] = {
     job.__name__: job
-    for job in (check_again, check_points, gpu_names, run_trial, sync_trials, test_trial, track_sweep, write)
+    for job in (
+        *(check_again, check_points, gpu_names, run_trial, sync_trials, test_trial, track_sweep),
+        *(write, write_live),
+    )
 }

@@ -30,6 +30,7 @@ class Plan:
         self._target = target
         self._given_up: set[str] = set()  # points, by id, whose first seed was pruned
         self.trials = home.trials()
+        self.left_out = 0  # trials that were planned and will not run
         self._counted: set[Path] = set()  # folders of trials that were done before their turn
         self._folders = {trial.folder.name.lower() for trial in self.trials.values()}
 
@@ -152,6 +153,7 @@ class Plan:
             return False
         given_up = point_id(bare(point)) in self._given_up
         if given_up:
+            self.left_out += 1
             self._screen.leave_out()
         return not given_up
 

@@ -13,11 +13,13 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
 from experiments.files import csv_text, write_text
 from experiments.sweep import figures
+from experiments.sweep.commands import state
 from experiments.sweep.home import Home
 from experiments.sweep.ledger import saved_study
 from experiments.sweep.summary import PointRow, answers, best, commits, cost, points, shown, table
 from experiments.sweep.trials import Trial
 
+RELOAD_SECONDS = 30
 MISSED = 20  # pictures listed that no trial has right
 STYLE = """
 body { font: 15px/1.5 sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #222 }
@@ -28,17 +30,22 @@ img { max-width: 100% } pre { background: #f5f5f5; padding: .6rem; overflow-x: a
 """
 
 
-def write(folder: Path) -> list[Path]:
+def write(folder: Path, *, live: bool = False, total: int = 0) -> list[Path]:
     """Write report.html, report.md and trials.csv into a sweep's folder; return their paths.
 
-    Raises FileNotFoundError where the folder holds no trial.
+    A page of a sweep that runs (``live``) says how far it is, of ``total`` trials (0: nobody knows), and
+    reloads itself. Raises FileNotFoundError where the folder holds no trial.
     """
-    trials = list(Home(folder).trials().values())
+    home = Home(folder)
+    trials = list(home.trials().values())
     if not trials:
         raise FileNotFoundError(f"{folder} is not the folder of a sweep: it has no <trial>/trial.json")
     rows, leaders, won = table(trials), points(trials), best(trials)
     paths = [folder / "report.html", folder / "report.md", folder / "trials.csv"]
-    write_text(paths[0], _page(folder, trials, rows, leaders, won))
+    page = _page(folder, trials, rows, leaders, won, state(home, trials, live=live, total=total))
+    if live:
+        page = page.replace("<title>", f'<meta http-equiv="refresh" content="{RELOAD_SECONDS}"><title>', 1)
+    write_text(paths[0], page)
     write_text(paths[1], note(folder, trials, leaders, won))
     write_text(paths[2], csv_text(rows, end="\r\n"))
     return paths
@@ -83,6 +90,7 @@ def _page(
     rows: Sequence[dict[str, Any]],
     leaders: Sequence[PointRow],
     won: PointRow | None,
+    told: str,
 ) -> str:
     shares = _importances(folder)
     drawn = {
@@ -93,6 +101,7 @@ def _page(
     }
     parts = [
         f"<h1>Sweep {html.escape(folder.name)}</h1><p>{html.escape(_verdict(won))}</p>",
+        f"<p>{html.escape(told)}</p>" if told else "",
         "<h2>Points</h2>",
         _points_table(leaders, won),
         *(f"<h2>{title}</h2>{_image(figure)}" for title, figure in drawn.items() if figure is not None),

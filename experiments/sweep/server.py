@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import sys
 import traceback
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -22,11 +21,15 @@ Job = Literal[  # by name: whoever asks for one need not import what it takes
     "test_trial",
     "track_sweep",
     "write",
+    "write_live",
 ]
 
 
 class Defect(Exception):
     """A job broke in a way that is no mistake of the user's; its traceback stands in the notes."""
+
+
+TROUBLE = (ValueError, OSError, MemoryError, Defect)  # of a job whose failure is told and no more
 
 
 class Server:
@@ -46,28 +49,56 @@ class Server:
         return process
 
     def call(self, job: Job, *args: Any, **options: Any) -> Any:
-        """Do a job in a process of its own and return what it returns.
+        """Do a job in a process of its own and return what it returns, or raise as `Call.answer` does."""
+        return self.ask(job, *args, **options).answer()
 
-        Raises what it raised: a mistake or trouble of the machine under its own name, anything else as
-        `Defect`; OSError where the process died.
-        """
+    def ask(self, job: Job, *args: Any, **options: Any) -> "Call":
+        """Start a job whose answer is fetched later."""
         start_forkserver()
         ours, theirs = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_answer, args=(theirs, job, args, options))
         process.start()
         theirs.close()
+        return Call(job, process, ours)
+
+
+class Call:
+    """A job that has been asked for, in its process."""
+
+    def __init__(self, job: Job, process: BaseProcess, pipe: Connection) -> None:
+        self._job = job
+        self._process = process
+        self._pipe = pipe
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the job is done or dead, so that nobody waits for its answer."""
+        return self._pipe.poll()
+
+    def answer(self) -> Any:
+        """Wait for what the job returns.
+
+        Raises what it raised: a mistake or trouble of the machine under its own name, anything else as
+        `Defect`; OSError where the process died.
+        """
         try:
-            kind, content = ours.recv()
+            kind, content = self._pipe.recv()
         except EOFError:
-            process.join()
-            raise OSError(f"{job} ended with exit code {process.exitcode}") from None
-        finally:
-            if sys.exc_info()[0] is not None and process.is_alive():
-                process.kill()
-        process.join()
+            self._process.join()
+            raise OSError(f"{self._job} ended with exit code {self._process.exitcode}") from None
+        except BaseException:
+            self._process.kill()
+            raise
+        self._process.join()
         if kind != "value":
             raise content
         return content
+
+    def end(self) -> int:
+        """End the job's process at once and return the number that it had."""
+        self._process.kill()
+        self._process.join()
+        return self._process.pid or 0
 
 
 def work(job: Job, *args: Any, **options: Any) -> Any:

@@ -19,7 +19,7 @@ from experiments.config.values import plain, settings
 from experiments.sweep.backends.backend import Backend
 from experiments.sweep.backends.local import Local, Slots, share_out
 from experiments.sweep.backends.slurm import Slurm
-from experiments.sweep.closing import closing
+from experiments.sweep.closing import closing, command
 from experiments.sweep.controller import Controller
 from experiments.sweep.ending import Record, refit, say, test
 from experiments.sweep.gpus import meant
@@ -62,6 +62,7 @@ def _sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, now:
         against = _checked(server, space, options, files, now, home, extra)
         backend = _backend(server, options, space, cfg, moved(files, home.path), home)
         home.open(_identity(space, options))
+        home.begin(command(), options.sampler)
 
     def ready() -> None:
         if against is not None:
@@ -73,7 +74,8 @@ def _sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, now:
         record = Record(server, home.path, plain(cfg)["tracking"] if tracked else None)
         tags = record.open()
         ledger = Ledger(home.ledger, options, epochs=cfg.trainer.epochs)
-        controller = Controller(space, options, home, ledger, backend, extra=extra, tags=tags, ready=ready)
+        parts = (space, options, home, ledger, backend)
+        controller = Controller(*parts, extra=extra, tags=tags, ready=ready, live=record.live)
         try:
             code = controller.run()
             won = winner(controller.trials) if controller.is_over else []
@@ -82,7 +84,7 @@ def _sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, now:
             elif options.test == "best":
                 test(won, server, cfg)
         finally:
-            record.close(controller.trials)
+            record.close(controller.trials, controller.total)
             error = sys.exception()  # after a signal the command line tells how to go on
             stopped = isinstance(error, KeyboardInterrupt) or (against is not None and error is against)
             again = not controller.is_complete and not stopped
@@ -184,7 +186,7 @@ def _growing(space: Space, options: SweepSettings, home: Home) -> dict[str, tupl
     The first seed, by which a pruner judges a point, must stay.
     """
     lists = space.lists
-    if options.pruner != "none" and SEED in lists and home.first_seed != lists[SEED][0]:
+    if options.pruner != "none" and SEED in lists and home.seeds[:1] != [lists[SEED][0]]:
         del lists[SEED]
     return lists if options.sampler == "grid" else {key: lists[key] for key in (SEED,) if key in lists}
 

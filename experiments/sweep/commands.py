@@ -1,0 +1,78 @@
+"""How far is a sweep, and which command goes on with it, repeats it, extends it?"""
+
+import shlex
+from collections.abc import Sequence
+
+from experiments.config import words
+from experiments.runs.result import ANALYSING
+from experiments.sweep.home import Home
+from experiments.sweep.names import SEED
+from experiments.sweep.trials import Trial
+
+FURTHER = 20  # points by which a search is extended
+NAMED = 6  # running trials that are named
+NAME, FOLDER, POINTS, MORE = "sweep.name", "hydra.sweep.dir", "sweep.n_trials", "sweep.add_trials"
+
+
+def state(home: Home, trials: Sequence[Trial], *, live: bool, total: int) -> str:
+    """Return how far a sweep of ``total`` trials (0: nobody knows) is; empty where it is over."""
+    if not live and home.is_over:
+        return ""
+    statuses = [trial.look().status for trial in trials]
+    ended = sum(status in ("finished", "pruned", "failed") for status in statuses)
+    count = f"{ended} of {total} trials have ended" if total else f"{ended} trials have ended"
+    if not live:
+        return f"Not over: {count}." + (f" It goes on with: {home.command}" if home.command else "")
+    names = [t.label for t, s in zip(trials, statuses, strict=True) if s in ("running", ANALYSING)]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"Running: {count}; now {', '.join(names[:NAMED]) or 'none'}{more}."
+
+
+def repeated(home: Home) -> str:
+    """Return the command that does a sweep once more in another folder; empty where it is not known."""
+    given = _given(home)
+    number = next(n for n in range(2, 10_000) if not home.path.with_name(f"{home.path.name}-{n}").exists())
+    folder = given.get(FOLDER, "${}")
+    if "${" in folder:
+        new = {NAME: _assigned(NAME, f"{home.path.name}-{number}")}
+    else:
+        new = {FOLDER: _assigned(FOLDER, f"{words.value(folder)}-{number}")}
+    if home.points:
+        new[POINTS] = f"{POINTS}={home.points}"
+    return _changed(home, new | {MORE: ""})
+
+
+def extended(home: Home, trials: Sequence[Trial]) -> str:
+    """Return the command that adds points to a search, or a seed to a grid; empty where neither can be."""
+    given = _given(home)
+    here = {} if {NAME, FOLDER} & given.keys() else {NAME: _assigned(NAME, home.path.name)}
+    if home.sampler != "grid":
+        return _changed(home, here | {MORE: f"{MORE}={FURTHER}"})
+    seeds = home.seeds
+    if not any(SEED in trial.point for trial in trials) or not all(seed.isdigit() for seed in seeds):
+        return ""
+    return _changed(home, here | {SEED: f"{SEED}={','.join([*seeds, str(max(map(int, seeds)) + 1)])}"})
+
+
+def _given(home: Home) -> dict[str, str]:
+    """Return the words of a sweep's command by their keys."""
+    return {_key(word): word for word in shlex.split(home.command)}
+
+
+def _key(word: str) -> str:
+    return word.lstrip("+").partition("=")[0]
+
+
+def _changed(home: Home, new: dict[str, str]) -> str:
+    """Return a sweep's command with the words of ``new`` in the place of those of the same keys."""
+    kept = [word for word in shlex.split(home.command) if _key(word) not in new]
+    return shlex.join([*kept, *filter(None, new.values())]) if kept else ""
+
+
+def _assigned(key: str, text: str) -> str:
+    """Return a word that Hydra reads as exactly this text."""
+    word = f"{key}={text}"
+    try:
+        return word if words.value(word) == text else f"{key}={words.quoted(text)}"
+    except ValueError:
+        return f"{key}={words.quoted(text)}"
