@@ -10,6 +10,7 @@ from experiments import cli
 from experiments.cli import exit_codes, signals, user_mistakes
 from experiments.config.compose import trusting
 from experiments.runs.folder import CHECKPOINTS
+from experiments.runs.names import name_of
 
 COLUMNS = ("file", "class", "confidence", "runner_up", "runner_up_confidence")
 UNREADABLE = 1  # exit code where some pictures could not be read
@@ -55,7 +56,7 @@ def main() -> None:
                 writer.writerow([file, *outcome])
         if predictor.cards:
             path = arguments.out / "cam_sheet.png"
-            write_sheet(predictor, path, total=len(files) - unreadable, run=arguments.run.resolve().name)
+            write_sheet(predictor, path, total=len(files) - unreadable, run=name_of(arguments.run))
             print(f"CAM sheet: {path}", file=sys.stderr)
         if unreadable:
             print(f"{unreadable} of {len(files)} pictures could not be read", file=sys.stderr)

@@ -31,6 +31,7 @@ from experiments.config.effects import refuse_single
 from experiments.config.explain import explain
 from experiments.config.renamed import renew_config
 from experiments.files import CONF
+from experiments.runs.names import run_name
 from experiments.sweep.first import first_point, told_to_sweeper
 
 
@@ -41,7 +42,7 @@ def _task(cfg: DictConfig) -> float:
     runtime = HydraConfig.get()
     overrides = list(runtime.overrides.task)
     many = runtime.mode == RunMode.MULTIRUN  # Hydra's own sweeper
-    name = runtime.job.override_dirname.replace(",", " ") if many else ""
+    name = run_name(overrides, runtime.runtime.choices, cfg.seed)
     with exit_codes():
         began = command("run", *overrides) if many else ""
         return run(cfg, Path(runtime.runtime.output_dir), overrides=overrides, name=name, command=began)

@@ -171,6 +171,8 @@ def make(checkout: Path, out: Path) -> None:
         place = (f"hydra.sweep.dir={OUT}/sweeps/{name}", f"sweep.name={name}")
         maker.end(maker.start("run", "-m", *arguments, *place))
         print(f"sweep    {name}", flush=True)
+    facts = out / "runs" / "folder" / "environment.json"
+    facts.write_text(BEGUN.sub("", facts.read_text()))  # which the sheet of `predict` would show
     for name, arguments in TOOLS.items():
         printed = maker.end(maker.start(name, *arguments))
         (out / "printed" / f"{name}{'.csv' if name == 'predict' else '.md'}").write_text(printed)
@@ -303,6 +305,7 @@ VARIES = (
     (MADE, "checkout|out"),
 )
 CLOCK = re.compile(r"[\d.e+]+ training seconds")
+BEGUN = re.compile(r" \d{4}-\d\d-\d\d \d\d:\d\d\b")  # at the end of a run's name
 RANDOM = re.compile(r"\b[0-9a-f]{32}\b|(?<=\+timestamp\+)\d+\+[0-9a-f-]{36}")  # in names of MLflow's files
 
 
@@ -334,13 +337,15 @@ class Making:
         """Return the values of a file by their keys; a key that comes twice raises ValueError."""
         found: dict[str, Any] = {}
         for key, value in read(path):
+            key = BEGUN.sub("", key)
             if key in found:
                 raise ValueError(f"{path} has two values called {key}")
             found[key] = self._anywhere(value) if isinstance(value, str) else value
         return found
 
     def _anywhere(self, text: str) -> str:
-        """Return a text without the folders of this making."""
+        """Return a text without the folders and the times of this making."""
+        text = BEGUN.sub("", text)
         for folder, stands in sorted([(self.out, OUT), (self.checkout, CHECKOUT)], key=lambda p: -len(p[0])):
             text = text.replace(folder, stands)
         return text

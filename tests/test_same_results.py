@@ -26,7 +26,7 @@ CREATE TABLE metrics (run_uuid, key, step, value);
 CREATE TABLE datasets (dataset_uuid, name, digest, dataset_source);
 CREATE TABLE inputs (source_id, destination_id);
 INSERT INTO experiments VALUES (1, 'all');
-INSERT INTO runs VALUES ('{id}', 1, 'one', 'FINISHED');
+INSERT INTO runs VALUES ('{id}', 1, 'one 2026-11-27 12:{seconds:02.0f}', 'FINISHED');
 INSERT INTO params VALUES ('{id}', 'model', 'core.net.small');
 INSERT INTO tags VALUES ('{id}', 'tracker.spool', '{id}'), ('{id}', 'run_folder', '{out}/run');
 INSERT INTO metrics VALUES ('{id}', 'val/acc', 1, 0.25), ('{id}', 'seconds', 1, {seconds});

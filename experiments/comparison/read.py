@@ -14,7 +14,8 @@ import yaml
 from cifar_core.history import Row
 from experiments.config.renamed import completed, renew
 from experiments.files import read_json
-from experiments.runs.folder import HARMLESS, past
+from experiments.runs.folder import past
+from experiments.runs.names import UNTOLD
 from experiments.runs.read import history, predictions
 from experiments.runs.result import Result
 from experiments.tracking.mlflow_store import tracked_folders
@@ -22,14 +23,6 @@ from experiments.tracking.mlflow_store import tracked_folders
 MARKS = ("result.json", "overrides.yaml")  # files that only a run folder has
 VALIDATION, TEST_EACH_EPOCH = "validation", "test_each_epoch"
 APART = ("seed", "trainer.test")  # keys in which the runs of one configuration may differ
-UNTOLD = (
-    "seed=",
-    "trainer.test=",
-    "hydra.",
-    "analysis=",
-    "tracking=",
-    *HARMLESS,
-)  # words of no configuration
 
 
 def run_folders(paths: Sequence[Path]) -> list[Path]:

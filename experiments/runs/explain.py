@@ -73,7 +73,7 @@ def _analyse(job: Job, logits: dict[str, Tensor], result: Result) -> None:
 def _facts(job: Job, result: Result) -> dict[str, Any]:
     """Return what the report says of the run beside its figures."""
     return {
-        "name": job.folder.path.name,
+        "name": job.environment["name"],
         "command": job.environment["command_line"],
         "environment": job.environment,
         "config": job.values,

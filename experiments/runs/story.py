@@ -33,6 +33,7 @@ from experiments.runs.environment import environment, gpu
 from experiments.runs.explain import explain
 from experiments.runs.folder import RunFolder
 from experiments.runs.job import Job, set_up
+from experiments.runs.names import longer_name
 from experiments.runs.origin import is_place, longer, requested
 from experiments.runs.result import ANALYSING, Result, recorded
 from experiments.tracking.tracker import Tracker
@@ -46,8 +47,8 @@ def run(
     """Train, test and explain one configuration in ``out_dir``; return the best validation accuracy.
 
     Without a validation split (`data.val_size=0`) that is the last test accuracy. An unfinished run of the
-    same configuration goes on from its last checkpoint; a finished one stays as it is. ``name`` is the run's
-    name in the tracker, ``command`` what repeats it where that is not this process's own. Sets torch's global
+    same configuration goes on from its last checkpoint; a finished one stays as it is. ``name`` is what the
+    run is called, ``command`` what repeats it where that is not this process's own. Sets torch's global
     seed, thread count and matrix precision. Raises UserError where configuration, data or folder do not fit
     together; a folder that was empty is then removed again. What ends an unfinished run carries, as a note,
     the line that takes it up.
@@ -91,7 +92,8 @@ def resume(folder: Path, overrides: Sequence[str]) -> float:
             )
     if new is None:
         return run(cfg, folder)
-    return run(new[0], new[1].path, overrides=requested(folder, overrides))
+    name = longer_name(folder, overrides)
+    return run(new[0], new[1].path, overrides=requested(folder, overrides), name=name)
 
 
 def _check_same(cfg: DictConfig, folder: RunFolder) -> None:
@@ -115,11 +117,11 @@ def _run(
     cfg = job.cfg
     earlier = max(result.spent, sum(row["seconds"] for row in job.history))
     result.protocol = job.protocol
-    _describe(job, command)
+    _describe(job, name, command)
     job.watch.check_start(job.state, job.augment)
 
     commit = (job.environment["git"] or {}).get("commit", "")
-    with build.tracker(cfg, folder.path, name, result.protocol, commit) as tracker:
+    with build.tracker(cfg, folder.path, job.environment["name"], result.protocol, commit) as tracker:
         tracker.log_params(job.values)
         tracker.log_dataset(job.data.source, job.data.fingerprint, str(cfg.data.root), "training")
         with signals.deferred(), _peak_memory_noted(job), _last_epoch_kept(job.checkpoints):
@@ -146,8 +148,8 @@ def _run(
     log.info("\n".join(console.closing(folder, result, cfg, tested=tested, tracker=tracker, card=card)))
 
 
-def _describe(job: Job, command: str) -> None:
-    """Show what the run is made of and write environment.json, with the command that first began it."""
+def _describe(job: Job, name: str, command: str) -> None:
+    """Show what the run is made of and write environment.json, with name and command of its beginning."""
     for line in console.opening(job.cfg, job.folder, job.state, job.data):
         log.info(line)
     if note := mirrored_signs(job.values, job.data.source, job.data.classes):
@@ -162,6 +164,7 @@ def _describe(job: Job, command: str) -> None:
     with suppress(OSError):
         first = read_json(job.folder.path / "environment.json")
     job.environment = environment(first.get("command_line", command)) | {
+        "name": first.get("name", name),
         "device": str(job.state.numerics),
         "gpu": gpu(job.state.numerics.device, first.get("gpu")),
         "seed": job.cfg.seed,

@@ -13,7 +13,7 @@ import yaml
 from experiments.cli import one_line
 from experiments.config.renamed import target
 from experiments.files import make_folder, own, write_text
-from experiments.sweep.names import SEED
+from experiments.runs.names import SEED
 from experiments.sweep.space import Space, point_id
 from experiments.sweep.trials import Trial
 

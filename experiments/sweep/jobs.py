@@ -21,6 +21,7 @@ from experiments.config.settings import SweepSettings
 from experiments.config.values import settings
 from experiments.files import read_json
 from experiments.runs import story
+from experiments.runs.names import dated
 from experiments.runs.result import Result
 from experiments.runs.weights import trained_model
 from experiments.sweep.checks import check_space
@@ -67,7 +68,7 @@ def run_trial(
                 differences(cfg)  # reads the default run while it is there, for the report of this one
         with composing_from(here.get("conf")):
             alone = by_itself(overrides, files)
-            story.run(cfg, folder, overrides=overrides, name=label, command=alone)
+            story.run(cfg, folder, overrides=overrides, name=dated(label), command=alone)
 
 
 def by_itself(overrides: Sequence[str], files: Files) -> str:

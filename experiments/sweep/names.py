@@ -3,10 +3,11 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 
-SEED = "seed"
+from experiments.runs.names import starts
+
 LENGTH = 100  # of a folder's name; file systems allow 255
 # In a sweep's folder beside its trials, or a device on Windows, whatever its suffix.
 TAKEN = ("refit", "slurm", "conf", "config_dir", "lock", "ledger", "sweep", "report", "trials", "tracking")
@@ -19,15 +20,13 @@ HASHED = re.compile(r".*-[0-9a-f]{8,16}")
 class Names:
     """The names of the points of one space."""
 
-    def __init__(self, groups: Collection[str], choices: Mapping[str, Collection[str]]) -> None:
-        """Take which keys are groups, and all values of each key that has a list or a range."""
-        self._groups = groups
+    def __init__(self, choices: Mapping[str, Collection[str]]) -> None:
+        """Take all values of each key that has a list or a range."""
         self._choices = {key: Counter(map(str.lower, texts)) for key, texts in choices.items()}
 
     def label(self, point: Mapping[str, str]) -> str:
         """Return a name that says what varies: `wrn16_4 lr=0.1 s2`."""
-        short = _short(point)
-        return " ".join(self._start(key, short[key]) + self._shown(key, point[key]) for key in point) or "run"
+        return " ".join(start + self._shown(key, point[key]) for key, start in starts(point).items()) or "run"
 
     def folder(self, point: Mapping[str, str], digest: str) -> str:
         """Return the label as a folder's name, which needs no quotes in Hydra's syntax either.
@@ -35,30 +34,23 @@ class Names:
         The name alone tells the point, or else ``digest`` is its end: where the label had to be cut or
         changed, where case alone tells values apart, and where other values would give the same name.
         """
-        short = _short(point)
-        starts = {key: _safe(self._start(key, short[key])) for key in point}
-        name = "_".join(starts[key] + self._shown(key, text) for key, text in point.items()) or "run"
-        if self._is_exact(name, point, starts):
+        before = {key: _safe(start) for key, start in starts(point).items()}
+        name = "_".join(before[key] + self._shown(key, text) for key, text in point.items()) or "run"
+        if self._is_exact(name, point, before):
             return name
         safe = _safe(name)[:LENGTH].strip("-.") or "point"
         return f"{safe.replace('.', '-') if safe.lower().split('.')[0] in DEVICES else safe}-{digest}"
 
-    def _start(self, key: str, short: str) -> str:
-        """Return what stands before a value."""
-        if key in self._groups:
-            return ""
-        return "s" if key == SEED else f"{short}="
-
     def _shown(self, key: str, text: str) -> str:
         return text if key in self._choices else _rounded(text)
 
-    def _is_exact(self, name: str, point: Mapping[str, str], starts: Mapping[str, str]) -> bool:
+    def _is_exact(self, name: str, point: Mapping[str, str], before: Mapping[str, str]) -> bool:
         """Tell whether ``name`` is safe and can be read in one way only."""
         if not all(self._may_be(key, text) for key, text in point.items()):
             return False
         if len(name) > LENGTH or not name[0].isalnum() or name.lower().split(".")[0] in TAKEN + DEVICES:
             return False
-        words = {key: start.lower() for key, start in starts.items()}
+        words = {key: start.lower() for key, start in before.items()}
         return not HASHED.fullmatch(name) and _readings(name.lower(), words, self._may_be) == 1
 
     def _may_be(self, key: str, text: str) -> bool:
@@ -99,10 +91,3 @@ def _rounded(text: str) -> str:
     except ValueError:
         return text
     return text if len(text) <= 8 or not math.isfinite(number) else f"{number:.4g}"
-
-
-def _short(keys: Iterable[str]) -> dict[str, str]:
-    """Return the last part of each dotted key, or all of it where two end alike."""
-    lasts = {key: key.lstrip("+").rpartition(".")[2] for key in keys}
-    ends = list(lasts.values())
-    return {key: last if ends.count(last) == 1 else key.lstrip("+") for key, last in lasts.items()}

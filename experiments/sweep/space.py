@@ -20,7 +20,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from experiments.sweep.names import SEED, Names
+from experiments.runs.names import SEED
+from experiments.sweep.names import Names
 
 Point = dict[str, str]  # override key -> value in Hydra's syntax
 Value = str | int | float
@@ -112,7 +113,7 @@ class Space:
         for part in choices:
             for key, text in part.items():
                 texts.setdefault(key, set()).add(text)
-        return Names(self.groups, texts)
+        return Names(texts)
 
     def label(self, point: Point) -> str:
         """Return a name that says what varies: `wrn16_4 lr=0.1 s2`."""

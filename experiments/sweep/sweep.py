@@ -16,6 +16,7 @@ from experiments.cli import user_mistakes
 from experiments.config.renamed import renew_config
 from experiments.config.settings import SweepSettings
 from experiments.config.values import plain, settings
+from experiments.runs.names import SEED
 from experiments.sweep.backends.backend import Backend
 from experiments.sweep.backends.local import Local, Slots, share_out
 from experiments.sweep.backends.slurm import Slurm
@@ -25,7 +26,6 @@ from experiments.sweep.ending import Record, refit, say, test
 from experiments.sweep.gpus import meant
 from experiments.sweep.home import Home, begun_with_fewer_seeds, sweep_name
 from experiments.sweep.ledger import Ledger
-from experiments.sweep.names import SEED
 from experiments.sweep.origin import keep, kept, move, moved
 from experiments.sweep.server import Server
 from experiments.sweep.space import Files, Space, parse

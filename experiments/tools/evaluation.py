@@ -26,6 +26,7 @@ from experiments.files import own, read_json, write_json
 from experiments.runs.console import UNEVEN, accuracy
 from experiments.runs.environment import environment
 from experiments.runs.folder import CHECKPOINTS, HARMLESS
+from experiments.runs.names import name_of
 from experiments.runs.read import history
 from experiments.runs.result import Result
 from experiments.runs.weights import class_names, trained_model
@@ -215,7 +216,7 @@ def _explain(
         out_dir=out_dir,
         val_logits=logits["val"].cpu() if "val" in logits else None,
         facts={
-            "name": f"{asked.folder.resolve().name}: {_what(record)}",
+            "name": f"{name_of(asked.folder)}: {_what(record)}",
             "command": shlex.join(["python", "-m", "experiments.evaluate", *sys.argv[1:]]),
             "environment": environment(),
             "config": plain(asked.cfg),

@@ -1,6 +1,7 @@
 """A finished run: what is asked of it again is compared, and a longer training is a run of its own."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import yaml
 from experiments.cli import Stopped, UserError
 from experiments.config.compose import compose
 from experiments.runs import read, story
+from experiments.runs.names import name_of
 from experiments.runs.story import resume, run
 
 TINY = [
@@ -156,6 +158,7 @@ def test_it_notes_its_origin_and_what_was_asked_for(finished: Path, extended: Pa
     asked = yaml.safe_load((extended / "overrides.yaml").read_text())
     assert asked == [*TINY, "trainer.epochs=5"]
     assert compose(asked).trainer.epochs == config["trainer"]["epochs"] == 5
+    assert re.fullmatch(r"run epochs=5 [\d :-]{16}", name_of(extended))
 
 
 def test_a_killed_longer_run_goes_on_without_its_origin_and_ends_alike(
@@ -180,7 +183,9 @@ def test_a_killed_longer_run_goes_on_without_its_origin_and_ends_alike(
     (note,) = stopped.value.__notes__
     assert shlex.split(note.partition("go on with:  ")[2])[-1] == f"resume={folder}"
     shutil.rmtree(origin)
+    name = name_of(folder)
     resume(folder, [])
+    assert name_of(folder) == name
     assert equal(state(folder)["model"], state(extended)["model"])
     assert equal(state(folder)["ema"], state(extended)["ema"])
     figures = [[row["train/loss"] for row in read.history(f)] for f in (folder, extended)]

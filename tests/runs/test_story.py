@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import json
+import re
 import signal
 import sqlite3
 import subprocess
@@ -136,7 +137,10 @@ def test_mlflow_has_the_same_run(finished):
     ((run_id, status, name, artifacts),) = database.execute(
         "SELECT run_uuid, status, name, artifact_uri FROM runs"
     )
-    assert (status, name, run_id) == ("FINISHED", folder.name, result(folder)["run_id"])
+    assert (status, run_id) == ("FINISHED", result(folder)["run_id"])
+    assert name == json.loads((folder / "environment.json").read_text())["name"]
+    assert re.fullmatch(r"resnet20 cutout quickstart width=4 .* s0 \d{4}-\d\d-\d\d \d\d:\d\d", name)
+    assert f"<h1>{name}</h1>" in (folder / "analysis" / "report.html").read_text()
     params = dict(database.execute("SELECT key, value FROM params"))
     assert params["optimizer.lr"] == "0.1"
     assert params["trainer.epochs"] == "2"
