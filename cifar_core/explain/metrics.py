@@ -4,19 +4,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from cifar_core.explain.calibration import BINS, HOTTEST, brier_score, calibration_error, cooled
 from cifar_core.explain.predictions import Predictions
+from cifar_core.explain.statistics import LEVEL
 
 CONFIDENCES = (0.90, 0.95, 0.99)
 PAIRS = 10  # confused pairs that are listed
 LISTED = 5  # classes that a remark names
 NAME = 40  # letters of a class name in a sentence
-RESAMPLES = 10_000
-LEVEL = 0.95  # of every interval
 Z = 1.959963984540054  # standard normal quantile of (1 + LEVEL) / 2
 Interval = list[float]
 
@@ -30,16 +28,6 @@ def confusion_matrix(labels: Tensor, preds: Tensor, num_classes: int) -> Tensor:
 def top_k_accuracy(predictions: Predictions, k: int) -> float:
     """Share of pictures whose label is among the `k` likeliest classes."""
     return _top_k_hits(predictions, k).double().mean().item()
-
-
-def bootstrap_interval(hits: int, total: int) -> Interval:
-    """Return the percentile bootstrap interval of `hits / total` at LEVEL, of RESAMPLES with a fixed seed.
-
-    The hits of a resample of 0s and 1s are a binomial draw, so no picture is drawn. All right or all wrong
-    leaves it without width; `wilson_interval` does not.
-    """
-    draws = np.random.default_rng(0).binomial(total, hits / total, RESAMPLES) / total
-    return np.quantile(draws, ((1 - LEVEL) / 2, (1 + LEVEL) / 2)).tolist()
 
 
 def wilson_interval(hits: int, total: int) -> Interval:
@@ -74,14 +62,13 @@ def metrics(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
         "pictures": total,
         "errors": total - hits,
         "acc": hits / total,
-        "acc_interval": bootstrap_interval(hits, total),
-        "acc_interval_wilson": wilson_interval(hits, total),
-        "interval": f"{LEVEL:.0%}, percentile bootstrap, {RESAMPLES:,} binomial resamples, seed 0",
+        "acc_interval": wilson_interval(hits, total),
+        "interval": f"{LEVEL:.0%}, Wilson",
         "balanced_acc": checks["mean_recall"],
         "majority": {"name": classes[int(counts.sum(1).argmax())], "acc": int(counts.sum(1).max()) / total},
         "never_predicted": [classes[k] for k in never_predicted(counts)],
         "top5_acc": top5 / total,
-        "top5_acc_interval": bootstrap_interval(top5, total),
+        "top5_acc_interval": wilson_interval(top5, total),
         "macro_f1": math.fsum(f1) / len(f1),
         **probability_scores(predictions),
         "nll_interval": [loss - half, loss + half] if math.isfinite(half) else None,

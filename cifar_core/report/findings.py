@@ -134,7 +134,7 @@ def _never_predicted(summary: Summary) -> str:
 
 
 def _no_better(summary: Summary) -> str:
-    majority, low = summary["majority"], summary["acc_interval_wilson"][0]
+    majority, low = summary["majority"], summary["acc_interval"][0]
     if low > majority["acc"] or _present(summary) < 2:
         return ""
     surely = "no better" if summary["acc"] <= majority["acc"] else "not surely better"
@@ -147,7 +147,7 @@ def _no_better(summary: Summary) -> str:
 def _few(summary: Summary) -> str:
     if summary["pictures"] >= FEW_PICTURES:
         return ""
-    low, high = summary["acc_interval_wilson"]
+    low, high = summary["acc_interval"]
     count = f"{summary['pictures']} picture" + ("s" if summary["pictures"] != 1 else "")
     return (
         f"The figures stand on {count}: the accuracy may be anything from {percent(low)} to {percent(high)}."

@@ -64,12 +64,9 @@ def _tiles(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     scaled = summary["temperature_scaling"]
     suspicious = summary["label_issues"]["credible"]
     after = scaled["temperature"] is not None
-    # All right or all wrong leaves a bootstrap interval without width.
-    degenerate = summary["acc"] in (0, 1)
-    interval = summary["acc_interval_wilson" if degenerate else "acc_interval"]
     nll = summary["nll_interval"]
     return [
-        ("Accuracy", percent(summary["acc"], 2), _range(interval) + (" (Wilson)" if degenerate else "")),
+        ("Accuracy", percent(summary["acc"], 2), _range(summary["acc_interval"])),
         *_balanced_tile(summary),
         *_top5_tile(summary),
         ("Macro F1", percent(summary["macro_f1"], 2), "mean over the classes"),

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from cifar_core.explain.metrics import (
-    bootstrap_interval,
     confused_pairs,
     confusion_matrix,
     metrics,
@@ -109,20 +108,18 @@ def test_an_imbalanced_split_is_told_by_its_smallest_class_and_its_largest():
     assert len(remarks(many, ["x" * 300 + "\n"] * 99)[0]) < 400
 
 
-def test_the_bootstrap_interval_is_that_of_resampled_pictures(predictions: Predictions):
-    hits = predictions.hits.numpy()
-    rng = np.random.default_rng(7)
-    resampled = rng.choice(hits, (4000, len(hits))).mean(1)
-    interval = bootstrap_interval(int(hits.sum()), len(hits))
-    np.testing.assert_allclose(interval, np.quantile(resampled, (0.025, 0.975)), atol=0.01)
-    assert interval == bootstrap_interval(int(hits.sum()), len(hits))
-    assert bootstrap_interval(50, 50) == [1, 1]
-
-
 @pytest.mark.parametrize(("hits", "total"), [(0, 1), (1, 1), (7, 9), (200, 200), (7888, 10_000)])
 def test_the_wilson_interval_equals_scipys(hits: int, total: int):
     expected = binomtest(hits, total).proportion_ci(method="wilson")
     assert wilson_interval(hits, total) == pytest.approx([expected.low, expected.high], abs=1e-12)
+
+
+def test_accuracies_have_wilsons_interval(predictions: Predictions):
+    numbers, total = metrics(predictions, NAMES), len(predictions.labels)
+    for key in ("acc", "top5_acc"):
+        expected = binomtest(round(numbers[key] * total), total).proportion_ci(method="wilson")
+        assert numbers[f"{key}_interval"] == pytest.approx([expected.low, expected.high])
+    assert numbers["interval"] == "95%, Wilson"
 
 
 def test_the_loss_interval_is_the_normal_one(predictions: Predictions):
