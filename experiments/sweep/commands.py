@@ -4,9 +4,9 @@ import shlex
 from collections.abc import Sequence
 
 from experiments.config import words
+from experiments.runs.names import SEED
 from experiments.runs.result import ANALYSING
 from experiments.sweep.home import Home
-from experiments.sweep.names import SEED
 from experiments.sweep.trials import Trial
 
 FURTHER = 20  # points by which a search is extended
