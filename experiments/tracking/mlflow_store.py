@@ -332,7 +332,8 @@ def _create_run(client: "MlflowClient", experiment_id: str, start: Record) -> "e
     tags = {SPOOL_TAG: start["spool"]}
     with suppress(KeyError, OSError):  # a container's user may have no name
         tags["mlflow.user"] = getpass.getuser()
-    return client.create_run(experiment_id, start_time=start["t"], tags=tags, run_name=start["run_name"])
+    name = _cut(start["run_name"], NAME_LENGTH)
+    return client.create_run(experiment_id, start_time=start["t"], tags=tags, run_name=name)
 
 
 def _called(entries: Sequence[Entry]) -> str:

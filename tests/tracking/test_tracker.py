@@ -136,12 +136,14 @@ def test_hostile_names_and_values(
         "new\nline",
         "a\0b",
     ]
-    with tracker(tmp_path / "run", uri) as run:
+    with tracker(tmp_path / "run", uri, run_name="<b>\0\ud800" + "r" * 300) as run:
         run.log_params(
             {name: "value" for name in names} | {"long": "v" * 10_000, "odd": "nul\0 \ud800", "empty": ""}
         )
         run.log_metrics(dict.fromkeys(names, 1.0), step=1)
         run.set_tags({name: "t" * 10_000 for name in names})
+    name = client.get_run(run.run_id).info.run_name
+    assert (name[:6], len(name)) == ("<b>?rr", 250)
     found = client.get_run(run.run_id).data
     clean = {clean_name(name) for name in names}
     assert len(clean) == len(names) - 1  # "." and "" are both "_"
