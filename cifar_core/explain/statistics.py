@@ -19,6 +19,17 @@ class Spread:
     low: float  # of the interval of the mean at LEVEL
     high: float
 
+    def __str__(self) -> str:
+        """Show an accuracy as `82.00 ± 2.00 %`."""
+        if math.isnan(self.mean):
+            return "-"
+        return f"{100 * self.mean:.2f}{'' if math.isnan(self.std) else f' ± {100 * self.std:.2f}'} %"
+
+    @property
+    def interval(self) -> str:
+        """The interval as `77.03 to 86.97 %`."""
+        return "-" if math.isnan(self.low) else f"{100 * self.low:.2f} to {100 * self.high:.2f} %"
+
 
 @dataclass(frozen=True)
 class McNemar:

@@ -1,44 +1,78 @@
 """Which runs are one configuration over several seeds, and which configuration is best."""
 
 import math
+import re
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
-from typing import TypeVar
 
 import numpy as np
 
-from cifar_core.explain.statistics import McNemar, Spread, holm, mcnemar, recalls, spread
-from experiments.comparison.read import VALIDATION, Pictures, Run
+from cifar_core.explain.statistics import (
+    Agreement,
+    McNemar,
+    Missed,
+    Spread,
+    agreement,
+    holm,
+    mcnemar,
+    missed_by_all,
+    recalls,
+    spread,
+)
+from experiments.comparison.read import BEST, VALIDATION, Pictures, Run
+from experiments.runs.names import label
 
-T = TypeVar("T")
+DATA = "the runs used different data (fingerprints)"
+TIE = 1e-9  # means that differ by less are equal: a picture is more
+LETTERS = 8  # of configurations, named in a sentence
 
 
-def ranked(groups: Iterable[T], accs: Callable[[T], Sequence[float]]) -> list[T]:
-    """Return groups by the mean over their seeds of ``accs``, the best first; equals keep their order."""
-    return sorted(groups, key=lambda group: -rank(accs(group)))
-
-
-def rank(accs: Sequence[float]) -> float:
-    """Return the mean over seeds, the figure to rank by; minus infinity where there is none."""
-    mean = math.fsum(accs) / len(accs) if accs else math.nan
-    return -math.inf if math.isnan(mean) else mean
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Configuration:
-    """Finished runs that differ by their seed alone."""
+    """Runs that differ by their seed alone."""
 
     letter: str
     label: str
-    runs: list[Run]
+    runs: list[Run]  # finished
+    others: list[Run]  # pruned, failed, killed, running: what has no figure to count
+    params: dict[str, str]  # its values of the keys in which configurations differ
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds it is to have: as many as were asked for, and at least those that there are."""
+        each = [*self.runs, *self.others]
+        return max(len({run.seed for run in each}), *(run.asked for run in each))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether each seed has a finished run: a mean over those that were not pruned is unfair."""
+        return len({run.seed for run in self.runs}) >= self.seeds
+
+    @property
+    def protocol(self) -> str:
+        """What the figures of its runs stand for."""
+        return (self.runs or self.others)[0].protocol
+
+    @property
+    def standing(self) -> str:
+        """Whether it is `ranked`, only `partial`, or stands `apart`, as nothing was chosen by validation."""
+        if self.runs and self.protocol != VALIDATION:
+            return "apart"
+        return "ranked" if self.is_whole and not math.isnan(self.mean) else "partial"
+
+    @cached_property
+    def mean(self) -> float:
+        """The figure to rank by: the mean over the seeds of the best validation accuracy."""
+        accs = [run.metrics.get(BEST, math.nan) for run in self.runs]
+        return math.fsum(accs) / len(accs) if accs else math.nan
 
     def spread(self, metric: str) -> Spread:
         """Return mean and spread of a metric over the runs that have it."""
-        return spread(_values(self.runs, metric))
+        return spread([run.metrics[metric] for run in self.runs if metric in run.metrics])
 
     def curve(self, metric: str) -> list[tuple[float, float]]:
         """Return (epoch, mean over the runs) of a column of metrics.csv."""
@@ -48,6 +82,21 @@ class Configuration:
                 if metric in row:
                     values.setdefault(row["epoch"], []).append(row[metric])
         return [(epoch, statistics.fmean(ys)) for epoch, ys in sorted(values.items())]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, the mean over the runs."""
+        return statistics.fmean(run.seconds for run in self.runs) if self.runs else math.nan
+
+    @property
+    def state(self) -> str:
+        """What its seeds have come to: `2 finished, 1 failed`."""
+        counts = Counter(run.status for run in (*self.runs, *self.others))
+        missing = self.seeds - len({run.seed for run in (*self.runs, *self.others)})
+        if counts["pruned"] and not self.runs:  # by the first seed, which the others follow, begun or not
+            counts, missing = Counter({"pruned": 1, "stopped with it": counts["pruned"] - 1 + missing}), 0
+        counts["missing"] = missing
+        return ", ".join(f"{count} {status}" for status, count in counts.items() if count)
 
 
 @dataclass(frozen=True)
@@ -69,18 +118,53 @@ class Pair:
     p_holm: float  # among all pairs of the comparison
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """Runs in groups; all else follows from them."""
 
-    ranked: list[Configuration]  # the best mean validation accuracy first
-    apart: list[Configuration]  # without validation, so never ranked; in the order of their words
-    others: list[Run]  # not finished
+    ranked: list[Configuration]  # whole, the best mean validation accuracy first; equals in the order given
+    partial: list[Configuration]  # never ranked: they lack a seed
+    apart: list[Configuration]  # never ranked: without validation; in the order of their words
+    damaged: list[Run]  # of no configuration
+    keys: list[str]  # in which configurations differ
 
     @property
     def configurations(self) -> list[Configuration]:
-        """The ranked ones, then those apart."""
-        return self.ranked + self.apart
+        """All of them: the ranked, those that lack a seed, those apart."""
+        return self.ranked + self.partial + self.apart
+
+    @property
+    def others(self) -> list[Run]:
+        """The runs that are not finished."""
+        return [run for c in self.configurations for run in c.others] + self.damaged
+
+    @cached_property
+    def unfair(self) -> list[str]:
+        """Why the accuracies of those ranked cannot be compared, one sentence each."""
+        data = [(c.letter, run.data or "unknown") for c in self.ranked for run in c.runs]
+        lines = [if_several(DATA, data)]
+        if any(key.lstrip("+").startswith(("data", "experiment")) for key in self.keys):
+            splits = [(c.letter, _split(c.runs)) for c in self.ranked]
+            lines.append(if_several("validation accuracies are not of the same pictures", splits))
+        return [line for line in lines if line]
+
+    @cached_property
+    def best(self) -> Configuration | None:
+        """The first of those ranked; None where they cannot be compared."""
+        return self.ranked[0] if self.ranked and not self.unfair else None
+
+    @cached_property
+    def tied(self) -> list[Configuration]:
+        """Those with the mean of the best."""
+        return [c for c in self.ranked[1:] if self.best and self.best.mean - c.mean < TIE]
+
+    @cached_property
+    def near(self) -> list[Configuration]:
+        """Those not clearly worse than the best: their intervals overlap with its, or are unknown."""
+        if self.best is None:
+            return []
+        low = self.best.spread(BEST).low
+        return [c for c in self.ranked[1 + len(self.tied) :] if not c.spread(BEST).high < low]
 
     @cached_property
     def paired(self) -> list[Analysed]:
@@ -100,6 +184,24 @@ class Comparison:
         pairs = [Pair(a, b, test, p) for (a, b), test, p in zip(chosen, tests, adjusted, strict=True)]
         return sorted(pairs, key=lambda pair: pair.test.p)
 
+    @cached_property
+    def agreement(self) -> Agreement | None:
+        """How the `paired` runs agree; None where there is but one."""
+        return agreement(self._labels, self._preds) if len(self.paired) > 1 else None
+
+    @cached_property
+    def missed(self) -> Missed | None:
+        """The pictures that all `paired` runs have wrong; None where there is but one."""
+        return missed_by_all(self._labels, self._preds) if len(self.paired) > 1 else None
+
+    @property
+    def _labels(self) -> np.ndarray:
+        return self.paired[0].pictures.labels
+
+    @property
+    def _preds(self) -> np.ndarray:
+        return np.stack([one.pictures.preds for one in self.paired])
+
     def class_recalls(self) -> dict[str, np.ndarray]:
         """Return mean recall (K,) by configuration's letter, of the `paired` runs."""
         runs: dict[str, list[np.ndarray]] = {}
@@ -109,39 +211,78 @@ class Comparison:
             rows.append(recalls(pictures.labels, pictures.preds, len(pictures.classes)))
         return {letter: np.mean(rows, axis=0) for letter, rows in runs.items()}
 
-    def differences(self) -> dict[str, list[str]]:
-        """Return the configuration keys that are not the same in all configurations, with their values."""
-        configs = [c.runs[0].config for c in self.configurations]
-        keys = dict.fromkeys(key for config in configs for key in config)
-        values = {key: [config.get(key, "") for config in configs] for key in keys}
-        return {key: each for key, each in values.items() if len(set(each)) > 1}
+    @cached_property
+    def failures(self) -> dict[str, list[Run]]:
+        """The failed runs by their cause: errors that differ in figures alone are one."""
+        causes: dict[str, list[Run]] = {}
+        for run in self.others:
+            if run.status == "failed":
+                causes.setdefault(re.sub(r"\d[\w.+-]*", "#", run.error), []).append(run)
+        return {runs[0].error: runs for runs in causes.values()}
+
+    @cached_property
+    def cost(self) -> dict[str, float]:
+        """The number of runs by status, and the epochs and seconds that they took."""
+        runs = [run for c in self.configurations for run in c.runs] + self.others
+        seconds = round(sum(run.seconds for run in runs), 1)
+        counts: dict[str, float] = {**Counter(run.status for run in runs)}
+        return counts | {"epochs": sum(run.epochs for run in runs), "training seconds": seconds}
 
 
 def compare(runs: Iterable[Run]) -> Comparison:
-    """Group finished runs by configuration and order the groups, by validation accuracy alone."""
-    groups: dict[tuple[object, ...], list[Run]] = {}
-    others = []
+    """Group runs by configuration and rank those that are whole, by validation accuracy alone."""
+    groups: dict[Hashable, list[Run]] = {}
+    damaged = []
     for run in runs:
-        if run.status == "finished":
-            groups.setdefault((run.protocol, *sorted(run.config.items())), []).append(run)
+        if run.status == "damaged":
+            damaged.append(run)
         else:
-            others.append(run)
-    shared = set.intersection(*(set(group[0].words) for group in groups.values())) if groups else set()
-    labelled = [(_label(group[0], shared if len(groups) > 1 else set()), group) for group in groups.values()]
-    fair = [pair for pair in labelled if pair[1][0].protocol == VALIDATION]
-    fair = ranked(fair, lambda pair: _values(pair[1], "val/acc_best"))
-    apart = sorted((pair for pair in labelled if pair[1][0].protocol != VALIDATION), key=lambda pair: pair[0])
-    lettered = [Configuration(_letter(n), *pair) for n, pair in enumerate(fair + apart)]
-    return Comparison(lettered[: len(fair)], lettered[len(fair) :], others)
+            groups.setdefault(run.group, []).append(run)
+    firsts = [group[0] for group in groups.values()]
+    names = dict.fromkeys(key for first in firsts for key in first.params)
+    keys = [key for key in names if len({first.params.get(key, "") for first in firsts}) > 1]
+    standings: dict[str, list[Configuration]] = {"ranked": [], "partial": [], "apart": []}
+    for group, called in zip(groups.values(), _labels(firsts), strict=True):
+        finished = [run for run in group if run.status == "finished"]
+        others = [run for run in group if run.status != "finished"]
+        params = {key: group[0].params.get(key, "") for key in keys}
+        c = Configuration("", called, finished, others, params)
+        standings[c.standing].append(c)
+    apart = sorted(standings["apart"], key=lambda c: c.label)
+    ordered = _ranked(standings["ranked"]) + standings["partial"] + apart
+    named = iter([replace(c, letter=_letter(number)) for number, c in enumerate(ordered)])
+    ranked, partial, apart = ([next(named) for _ in standings[name]] for name in standings)
+    return Comparison(ranked, partial, apart, damaged, keys)
 
 
-def _values(runs: Iterable[Run], metric: str) -> list[float]:
-    return [run.metrics[metric] for run in runs if metric in run.metrics]
+def several(names: Sequence[str]) -> str:
+    """Return names in a row, only the first of many."""
+    more = len(names) - LETTERS
+    return ", ".join(names) if more <= 1 else f"{', '.join(names[:LETTERS])} and {more} more"
 
 
-def _label(run: Run, shared: set[str]) -> str:
-    """Return the words a run was started with, those left out that all configurations share."""
-    return " ".join(word for word in run.words if word not in shared) or "defaults"
+def if_several(what: str, traits: Sequence[tuple[str, str]]) -> str:
+    """Say which letters have which trait, where there is more than one."""
+    letters: dict[str, dict[str, None]] = {}
+    for letter, trait in traits:
+        letters.setdefault(trait, {})[letter] = None
+    if len(letters) < 2:
+        return ""
+    each = "; ".join(f"{several(list(those))}: {trait}" for trait, those in letters.items())
+    return f"{what}: {each}."
+
+
+def _ranked(configurations: Sequence[Configuration]) -> list[Configuration]:
+    """Return them by their mean, the best first; those tied with the best keep their order."""
+    best = max((c.mean for c in configurations), default=math.nan)
+    return sorted(configurations, key=lambda c: -best if best - c.mean < TIE else -c.mean)
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """Return a label for each run: its own, or else the words it was started with that not all share."""
+    unnamed = [set(run.words) for run in runs if not run.label]
+    shared = set.intersection(*unnamed) if len(unnamed) > 1 else set()
+    return [run.label or label(word for word in run.words if word not in shared) for run in runs]
 
 
 def _letter(number: int) -> str:
@@ -150,55 +291,8 @@ def _letter(number: int) -> str:
     return (_letter(first - 1) if first else "") + chr(ord("A") + last)
 
 
-def warnings(comparison: Comparison) -> list[str]:
-    """Return what keeps these runs from being compared without a second thought, one sentence each."""
-    runs = [(c, run) for c in comparison.configurations for run in c.runs]
-    lines = [
-        _if_several("The runs used different data (fingerprints)", runs, lambda run: run.data or "unknown"),
-        _if_several("The runs follow different protocols", runs, lambda run: run.protocol),
-        _if_several(
-            "Validation accuracies are not of the same pictures",
-            [(c, run) for c in comparison.ranked for run in c.runs],
-            lambda run: " ".join(
-                f"{key}={run.config.get(key, '')}" for key in ("data.val_size", "data.split_seed")
-            ),
-        ),
-        _if_several("Times cannot be compared, for the devices differ", runs, lambda run: run.device),
-        _other_pictures(comparison, runs),
-    ]
-    for c in comparison.configurations:
-        seeds = Counter(run.seed for run in c.runs)
-        lines += [
-            f"{c.letter} has {count} runs with seed {seed}, not independent, so its spread is too small."
-            for seed, count in seeds.items()
-            if count > 1
-        ]
-    if comparison.apart:
-        letters = ", ".join(c.letter for c in comparison.apart)
-        lines.append(
-            f"{letters}: there was no validation split (data.val_size=0), so these figures are listed apart "
-            "and never ranked."
-        )
-    return [line for line in lines if line]
-
-
-def _if_several(what: str, runs: Sequence[tuple[Configuration, Run]], trait: Callable[[Run], str]) -> str:
-    letters: dict[str, dict[str, None]] = {}
-    for c, run in runs:
-        letters.setdefault(trait(run), {})[c.letter] = None
-    if len(letters) < 2:
-        return ""
-    each = "; ".join(f"{', '.join(those)}: {value}" for value, those in letters.items())
-    return f"{what}: {each}."
-
-
-def _other_pictures(comparison: Comparison, runs: Sequence[tuple[Configuration, Run]]) -> str:
-    folders = {one.run.folder for one in comparison.paired}
-    left_out = [
-        f"{c.letter} seed {run.seed} ({'other pictures' if run.pictures else 'no analysis'})"
-        for c, run in runs
-        if run.folder not in folders
-    ]
-    if not left_out:
-        return ""
-    return f"Left out of everything picture by picture: {', '.join(left_out)}."
+def _split(runs: Sequence[Run]) -> str:
+    """Return by what the validation pictures of runs were chosen."""
+    keys = ("data.val_size", "data.split_seed")
+    each = {" ".join(f"{key}={run.config.get(key, '')}" for key in keys) for run in runs}
+    return " and ".join(sorted(each))

@@ -5,8 +5,9 @@ from importlib import resources
 
 from cifar_core.report.charts import line_chart
 from cifar_core.report.markup import shown, table, text
-from experiments.comparison.groups import Comparison, Configuration, warnings
-from experiments.comparison.tables import LIMITS, Table, tables, verdict
+from experiments.comparison.groups import Comparison, Configuration
+from experiments.comparison.tables import LIMITS, Table, tables
+from experiments.comparison.verdict import verdict, warnings
 
 CURVES = 4  # lines of one chart
 

@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-import numpy as np
-
-from cifar_core.explain.statistics import Spread, agreement, missed_by_all
-from cifar_core.report.markup import percent, shown
+from cifar_core.report.markup import percent
 from experiments.comparison.groups import Comparison, Configuration
-from experiments.comparison.read import Run
+from experiments.comparison.read import BEST, TEST, Run
 
 TableRow = Mapping[str, Any]
 Columns = dict[str, Callable[[TableRow], str]]
@@ -40,23 +37,6 @@ class Table:
         return self.hint + (more if len(self.rows) > limit else "")
 
 
-def verdict(comparison: Comparison) -> str:
-    """Return which configuration is best by validation, and how sure that is."""
-    if not comparison.ranked:
-        return "Nothing can be ranked: no finished run has a validation split."
-    best, *rest = comparison.ranked
-    figure = best.spread("val/acc_best")
-    text = f"Best by validation: {best.letter} ({shown(best.label)}), val/acc {_mean(figure)}."
-    if not rest:
-        return text
-    if math.isnan(figure.std):
-        return f"{text} With one seed, nobody knows how far seeds alone differ."
-    near = [c.letter for c in rest if not c.spread("val/acc_best").high < figure.low]
-    return text + (
-        f" Not clearly worse, by intervals that overlap or are unknown: {', '.join(near)}." if near else ""
-    )
-
-
 def tables(comparison: Comparison) -> list[Table]:
     """Return all tables of a comparison that have something to tell."""
     each = [
@@ -65,6 +45,11 @@ def tables(comparison: Comparison) -> list[Table]:
             "Ranked by validation accuracy",
             "Mean ± standard deviation over seeds, and the 95 % interval of the mean (Student's t). Each "
             "run's best epoch was chosen by validation; its test accuracy was read once and ranks nothing.",
+        ),
+        _configurations(
+            comparison.partial,
+            "Not ranked: seeds are missing",
+            "A mean is over the seeds that have finished, and those need not be like the others.",
         ),
         _configurations(
             comparison.apart,
@@ -86,33 +71,33 @@ def _configurations(configurations: Sequence[Configuration], title: str, hint: s
     columns: Columns = {
         "configuration": lambda row: f"{row['letter']}: {row['configuration']}",
         "runs": lambda row: str(row["runs"]),
-        "val/acc": lambda row: _mean(row["val"]),
-        "val 95 %": lambda row: _interval(row["val"]),
-        "test/acc": lambda row: _mean(row["test"]),
-        "test 95 %": lambda row: _interval(row["test"]),
-        "seconds": lambda row: f"{row['seconds']:,.1f}",
+        "state": lambda row: row["state"],
+        "val/acc": lambda row: str(row["val"]),
+        "val 95 %": lambda row: row["val"].interval,
+        "test/acc": lambda row: str(row["test"]),
+        "test 95 %": lambda row: row["test"].interval,
+        "seconds": lambda row: "-" if math.isnan(row["seconds"]) else f"{row['seconds']:,.1f}",
         "pictures/s": lambda row: _number(row["images_per_second"]),
     }
-    if not any("val/acc_best" in run.metrics for c in configurations for run in c.runs):
+    if not any(c.others for c in configurations):
+        del columns["state"]
+    if not any(BEST in run.metrics for c in configurations for run in c.runs):
         del columns["val/acc"], columns["val 95 %"]
-    rows = [
-        configuration_row(c) | {"val": c.spread("val/acc_best"), "test": c.spread("test/acc")}
-        for c in configurations
-    ]
+    rows = [configuration_row(c) | {"val": c.spread(BEST), "test": c.spread(TEST)} for c in configurations]
     return Table(title, hint, rows, columns, "configurations.csv") if rows else None
 
 
 def configuration_row(c: Configuration) -> dict[str, Any]:
     """Return the figures of a configuration as a flat row."""
-    row: dict[str, Any] = {"letter": c.letter, "configuration": c.label, "protocol": c.runs[0].protocol}
+    row: dict[str, Any] = {"letter": c.letter, "configuration": c.label, "protocol": c.protocol}
     row["runs"] = len(c.runs)
-    for metric in ("val/acc_best", "test/acc"):
+    for metric in (BEST, TEST):
         figure = c.spread(metric)
         row |= {f"{metric} {part}": getattr(figure, part) for part in ("mean", "std", "low", "high")}
-    row["seconds"] = sum(run.seconds for run in c.runs) / len(c.runs)
+    row["seconds"] = c.seconds
     paces = [run.images_per_second for run in c.runs if run.images_per_second is not None]
     row["images_per_second"] = sum(paces) / len(paces) if paces else None
-    return row
+    return row | {"seeds": c.seeds, "state": c.state}
 
 
 def _split(comparison: Comparison) -> str:
@@ -182,11 +167,10 @@ def _difference(letter: str, first: str) -> Callable[[TableRow], str]:
 
 
 def _missed(comparison: Comparison) -> Table | None:
-    runs = [one.pictures for one in comparison.paired]
-    if len(runs) < 2:
+    alike, missed = comparison.agreement, comparison.missed
+    if alike is None or missed is None:
         return None
-    one, preds = runs[0], np.stack([run.preds for run in runs])
-    alike, missed = agreement(one.labels, preds), missed_by_all(one.labels, preds)
+    one = comparison.paired[0].pictures
     rows: list[TableRow] = [
         {
             "index": int(one.index[row]),
@@ -207,8 +191,8 @@ def _missed(comparison: Comparison) -> Table | None:
     if not one.names:
         del columns["file"]
     hint = (
-        f"{len(runs)} runs on the same {_split(comparison)}: all are right on {_percent(alike.all_right)}, "
-        f"all wrong on {_percent(alike.all_wrong)}; two give the same answer on "
+        f"{len(comparison.paired)} runs on the same {_split(comparison)}: all are right on "
+        f"{_percent(alike.all_right)}, all wrong on {_percent(alike.all_wrong)}; two give the same answer on "
         f"{_percent(alike.same_answer)}. A picture that all miss is hard or mislabelled: the more runs agree "
         "on another class, the likelier the label is wrong."
     )
@@ -218,8 +202,7 @@ def _missed(comparison: Comparison) -> Table | None:
 def _differences(comparison: Comparison) -> Table | None:
     letters = [c.letter for c in comparison.configurations]
     rows = [
-        {"key": key} | dict(zip(letters, values, strict=True))
-        for key, values in comparison.differences().items()
+        {"key": key} | {c.letter: c.params[key] for c in comparison.configurations} for key in comparison.keys
     ]
     columns: Columns = {"key": lambda row: row["key"]}
     columns |= {letter: itemgetter(letter) for letter in letters}
@@ -229,23 +212,29 @@ def _differences(comparison: Comparison) -> Table | None:
 
 def _others(comparison: Comparison) -> Table | None:
     columns: Columns = {
-        "run": lambda row: row["folder"],
+        "run": lambda row: f"{row['configuration']} {row['folder']}".lstrip(),
         "status": lambda row: row["status"],
         "epochs": lambda row: str(row["epochs"]),
-        "best val/acc so far": lambda row: _percent(row["val/acc_best"]),
+        "best val/acc so far": lambda row: _percent(row[BEST]),
         "why": lambda row: row["error"],
     }
-    rows = [run_row(run) for run in comparison.others]
+    rows = [run_row(run, letter) for letter, run in unfinished(comparison)]
     return (
         Table("Not finished, so not ranked", "", rows, columns, "runs.csv", numbers=False) if rows else None
     )
 
 
+def unfinished(comparison: Comparison) -> list[tuple[str, Run]]:
+    """Return the runs that are not finished, each with its configuration's letter."""
+    each = [(c.letter, run) for c in comparison.configurations for run in c.others]
+    return each + [("", run) for run in comparison.damaged]
+
+
 def _runs(comparison: Comparison) -> Table | None:
     columns: Columns = {
         "run": lambda row: f"{row['configuration']} seed {row['seed']}: {row['folder']}",
-        "val/acc": lambda row: _percent(row["val/acc_best"]),
-        "test/acc": lambda row: _percent(row["test/acc"]),
+        "val/acc": lambda row: _percent(row[BEST]),
+        "test/acc": lambda row: _percent(row[TEST]),
         "epochs": lambda row: str(row["epochs"]),
         "seconds": lambda row: f"{row['seconds']:,.1f}",
         "pictures/s": lambda row: _number(row["images_per_second"]),
@@ -262,8 +251,8 @@ def run_row(run: Run, letter: str = "") -> dict[str, Any]:
         "seed": run.seed,
         "status": run.status,
         "protocol": run.protocol,
-        "val/acc_best": run.metrics.get("val/acc_best", max(accs, default=None)),
-        "test/acc": run.metrics.get("test/acc"),
+        BEST: run.metrics.get(BEST, max(accs, default=None)),
+        TEST: run.metrics.get(TEST),
         "epochs": len(run.history),
         "seconds": run.seconds,
         "images_per_second": run.images_per_second,
@@ -272,16 +261,6 @@ def run_row(run: Run, letter: str = "") -> dict[str, Any]:
         "error": run.error,
         "folder": str(run.folder),
     }
-
-
-def _mean(figure: Spread) -> str:
-    if math.isnan(figure.std):
-        return _percent(figure.mean)
-    return f"{100 * figure.mean:.2f} ± {100 * figure.std:.2f} %"
-
-
-def _interval(figure: Spread) -> str:
-    return "-" if math.isnan(figure.low) else f"{100 * figure.low:.2f} to {100 * figure.high:.2f} %"
 
 
 def _percent(value: float | None) -> str:

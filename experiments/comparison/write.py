@@ -6,7 +6,7 @@ from pathlib import Path
 from experiments.comparison.groups import compare
 from experiments.comparison.page import markdown, page
 from experiments.comparison.read import read
-from experiments.comparison.tables import TableRow, configuration_row, run_row, tables
+from experiments.comparison.tables import TableRow, configuration_row, run_row, tables, unfinished
 from experiments.files import csv_text, write_text
 
 FILES = tuple(
@@ -25,7 +25,7 @@ def write(folders: Sequence[Path], out_dir: Path) -> str:
     rows |= {one.file: list(one.rows) for one in tables(comparison)}
     rows["configurations.csv"] = [configuration_row(c) for c in comparison.configurations]
     rows["runs.csv"] = [run_row(run, c.letter) for c in comparison.configurations for run in c.runs]
-    rows["runs.csv"] += [run_row(run) for run in comparison.others]
+    rows["runs.csv"] += [run_row(run, letter) for letter, run in unfinished(comparison)]
     for name, lines in rows.items():
         (out_dir / name).unlink(missing_ok=True)  # of an earlier comparison
         if lines:

@@ -8,14 +8,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.sweep.summary import numbers
+from experiments.comparison.groups import Configuration
+from experiments.sweep.space import bare
 from experiments.sweep.trials import METRIC, Trial
 
 CURVES = 60  # drawn at most: the best half and the worst half of them
 COLOURS = matplotlib.colormaps["viridis"]
 
 
-def curves(trials: Sequence[Trial], best: Sequence[Trial]) -> Figure | None:
+def curves(trials: Sequence[Trial], best: Configuration | None) -> Figure | None:
     """Draw validation accuracy by epoch: the best point bold, pruned trials ending in a cross."""
     looks = [look for t in trials if (look := t.look()).history and METRIC in look.history[0]]
     if not looks:
@@ -24,7 +25,7 @@ def curves(trials: Sequence[Trial], best: Sequence[Trial]) -> Figure | None:
         looks.sort(key=lambda look: -max(row[METRIC] for row in look.history))
         looks = looks[: CURVES // 2] + looks[-CURVES // 2 :]
     figure, axes = _figure(1)
-    folders = {trial.folder for trial in best}
+    folders = {run.folder for run in best.runs} if best else set()
     for look in looks:
         epochs, accs = [row["epoch"] for row in look.history], [row[METRIC] for row in look.history]
         bold = look.folder in folders
@@ -123,3 +124,11 @@ def _unit(positions: Sequence[float], ticks: Sequence[str], log: bool) -> list[f
     places = [math.log(p) for p in positions] if log else list(positions)
     low, high = min(places), max(places)
     return [(p - low) / (high - low) if high > low else 0.5 for p in places]
+
+
+def numbers(trials: Sequence[Trial], key: str) -> list[float] | None:
+    """Return what each trial has for a key as numbers; None where one is not a number."""
+    try:
+        return [float(bare(trial.point)[key]) for trial in trials]
+    except (ValueError, KeyError):
+        return None

@@ -5,6 +5,9 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 
+from experiments.comparison.groups import compare
+from experiments.comparison.read import BEST, Run
+from experiments.sweep.runs import run_of
 from experiments.sweep.trials import METRIC, Look, Trial
 
 REDRAW_SECONDS = 1.0
@@ -23,7 +26,8 @@ class Screen:
         self._began = time.monotonic()
         self._before = 0  # trials that were done before this start
         self.counts = {"finished": 0, "pruned": 0, "failed": 0}
-        self._best: tuple[float, str] | None = None  # value and label
+        self._runs: list[Run] = []  # that have ended
+        self._best: str | None = ""  # point so far; None where it is to be found anew
 
     def count(self, trial: Trial, look: Look) -> None:
         """Count a trial that was done before this start."""
@@ -60,9 +64,8 @@ class Screen:
 
     def _add(self, trial: Trial, look: Look) -> None:
         self.counts[look.status] += 1
-        value = look.metrics.get(f"{METRIC}_best")
-        if look.status == "finished" and value is not None and (self._best is None or value > self._best[0]):
-            self._best = value, trial.label
+        self._runs.append(run_of(trial, look))
+        self._best = None
 
     @property
     def _done(self) -> int:
@@ -71,9 +74,11 @@ class Screen:
     def _summary(self, running: int, slots: int) -> str:
         parts = [f"{count} {status}" for status, count in self.counts.items() if count]
         parts.append(f"{running} of {slots} running")
-        if self._best and self._best[0]:
-            value, label = self._best
-            parts.append(f"best {value:.2%} {label}")
+        if self._best is None:
+            best = compare(self._runs).best
+            self._best = f"best {best.spread(BEST)} {best.label}" if best else ""
+        if self._best:
+            parts.append(self._best)
         now = self._done - self._before
         if now:
             spent = time.monotonic() - self._began

@@ -22,6 +22,7 @@ def make(
     status: str = "finished",
     wrong: tuple[int, ...] = (),
     data: str = "d1",
+    val_size: float = 0.1,
     words: tuple[str, ...] = (),
     **trainer: object,
 ) -> Path:
@@ -29,7 +30,7 @@ def make(
     folder.mkdir(parents=True)
     fair = val is not None
     config = {"seed": seed, "optimizer": {"lr": lr}, "trainer": {"epochs": 2, "device": "cpu", **trainer}}
-    config["data"] = {"source": "digits", "root": str(folder), "val_size": 0.1 if fair else 0}
+    config["data"] = {"source": "digits", "root": str(folder), "val_size": val_size if fair else 0}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "overrides.yaml").write_text(yaml.safe_dump([f"optimizer.lr={lr}", f"seed={seed}", *words]))
     (folder / "environment.json").write_text(json.dumps({"data": data, "device": "cpu"}))

@@ -1,33 +1,36 @@
 """Grouping over seeds, the ranking by validation, pairs and what makes a comparison unfair."""
 
-import math
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cifar_core.explain.statistics import holm
-from experiments.comparison.groups import ranked, warnings
+from experiments.comparison.groups import compare
 from experiments.comparison.page import markdown
-from experiments.comparison.read import run_folders
-from experiments.comparison.tables import verdict
+from experiments.comparison.read import Run, run_folders
+from experiments.comparison.verdict import verdict, warnings
 from experiments.comparison.write import write
+from experiments.runs.result import Result
 from tests.comparison.by_hand import compared, make, rows
 
 
 def test_seeds_are_grouped_and_ranked_by_validation_though_test_says_otherwise(runs: Path, tmp_path: Path):
     write(run_folders([runs]), tmp_path / "out")
     best, second = rows(tmp_path / "out" / "configurations.csv")
-    assert (best["configuration"], best["runs"]) == ("optimizer.lr=0.5", "3")
-    assert (second["configuration"], second["runs"]) == ("optimizer.lr=0.1", "2")
+    assert (best["configuration"], best["runs"]) == ("lr=0.5", "3")
+    assert (second["configuration"], second["runs"]) == ("lr=0.1", "2")
     assert float(best["val/acc_best mean"]) == pytest.approx(0.82)
     assert float(best["val/acc_best std"]) == pytest.approx(0.02)
     assert float(best["test/acc mean"]) < float(second["test/acc mean"])
     assert (float(best["seconds"]), float(best["images_per_second"])) == (5, 150)
     assert verdict(compared(runs)).startswith(
-        "Best by validation: A (optimizer.lr=0.5), val/acc 82.00 ± 2.00 %."
+        "Best by validation: A (lr=0.5), val/acc 82.00 ± 2.00 % (95 %: 77.03 to 86.97 %, n=3);"
     )
     assert [row["key"] for row in rows(tmp_path / "out" / "differences.csv")] == ["optimizer.lr"]
 
@@ -35,12 +38,12 @@ def test_seeds_are_grouped_and_ranked_by_validation_though_test_says_otherwise(r
 def test_runs_evaluated_on_test_each_epoch_stand_apart(runs: Path):
     make(runs / "course", val=None, lr=0.9)
     found = compared(runs)
-    assert [c.label for c in found.ranked] == ["optimizer.lr=0.5", "optimizer.lr=0.1"]
-    assert [(c.letter, c.label) for c in found.apart] == [("C", "optimizer.lr=0.9")]
+    assert [c.label for c in found.ranked] == ["lr=0.5", "lr=0.1"]
+    assert [(c.letter, c.label) for c in found.apart] == [("C", "lr=0.9")]
     text = markdown(found)
     ranked, apart = text.split("## Apart: without a validation split")
-    assert "optimizer.lr=0.9" not in ranked.split("## Ranked")[1]
-    assert "C: optimizer.lr=0.9" in apart
+    assert "lr=0.9" not in ranked.split("## Ranked")[1]
+    assert "C: lr=0.9" in apart
     assert any("C: there was no validation split" in line for line in warnings(found))
 
 
@@ -84,6 +87,82 @@ def test_runs_on_other_pictures_are_left_out_of_pairs(runs: Path):
     assert expected in warnings(found)
 
 
-def test_the_ranking_keeps_equals_in_order_and_puts_what_has_no_figure_last():
-    accs = {"none": [], "two": [0.5, 0.7], "nan": [0.9, math.nan], "one": [0.6], "best": [0.61]}
-    assert ranked(accs, accs.__getitem__) == ["best", "two", "one", "none", "nan"]
+def trial(lr: str, seed: str, acc: float | None = None, status: str = "failed", error: str = "") -> Run:
+    """A run of a sweep over two seeds; one with an accuracy is finished."""
+    metrics = {} if acc is None else {"val/acc_best": acc}
+    result = Result(status if acc is None else "finished", metrics, error=error)
+    folder, point = Path("absent", lr, seed, str(acc)), {"lr": lr, "seed": seed}
+    return Run(folder, result, f"lr={lr} s{seed}", f"lr={lr}", point, asked=2)
+
+
+counts = st.none() | st.integers(0, 3)  # pictures of three that a run has right, if it is finished
+
+
+@given(st.dictionaries(st.sampled_from("abcdef"), st.lists(counts, min_size=1, max_size=2)))
+def test_whole_configurations_are_ranked_by_exact_means_and_the_first_of_equals_is_best(table: dict):
+    runs = [
+        trial(lr, str(seed), None if right is None else right / 3)
+        for lr, each in table.items()
+        for seed, right in enumerate(each)
+    ]
+    whole = {
+        lr: sum(map(Fraction, each)) for lr, each in table.items() if len(each) == 2 and None not in each
+    }
+    found = compare(runs)
+    assert {c.label for c in found.ranked} == {f"lr={lr}" for lr in whole}
+    assert [c.label for c in found.partial] == [f"lr={lr}" for lr in table if lr not in whole]
+    sums = [whole[c.label.removeprefix("lr=")] for c in found.ranked]
+    assert sums == sorted(sums, reverse=True)
+    equals = [f"lr={lr}" for lr, right in whole.items() if right == max(whole.values())]
+    assert [c.label for c in (found.best, *found.tied) if c] == equals
+
+
+def test_equal_means_are_a_tie_whatever_the_order_of_their_sum():
+    accs = {"1": (0.1, 0.7), "2": (0.3, 0.5), "3": (0.2, 0.6), "4": (0.4, 0.3999)}
+    runs = [trial(lr, str(seed), acc) for lr, each in accs.items() for seed, acc in enumerate(each)]
+    for order in (runs, runs[::-1]):
+        found = compare(order)
+        labels = [c.label for c in found.ranked]
+        assert labels == [*dict.fromkeys(run.label for run in order if run.label != "lr=4"), "lr=4"]
+        assert "Tied with B, C. Not clearly worse" in verdict(found)
+
+
+def test_a_seed_that_failed_in_one_folder_and_finished_in_another_is_there():
+    found = compare([trial("1", "0"), trial("1", "0", 0.5), trial("1", "1", 0.6), trial("2", "0", 0.9)])
+    assert [(c.label, c.state) for c in found.ranked] == [("lr=1", "2 finished, 1 failed")]
+    assert [(c.label, c.state) for c in found.partial] == [("lr=2", "1 finished, 1 missing")]
+    assert compare([trial("2", "0", 0.9)]).best is None
+    assert any(line.startswith("B: not all seeds have finished") for line in warnings(found))
+
+
+def test_a_point_that_was_pruned_stopped_with_its_first_seed():
+    (point,) = compare([trial("1", "0", status="pruned")]).partial
+    assert point.state == "1 pruned, 1 stopped with it"
+
+
+def test_failures_that_differ_in_figures_alone_have_one_cause():
+    errors = ("NaN in step 6 at lr 1e+05", "NaN in step 12 at lr 2e+05", "no memory")
+    runs = [trial(str(number), "0", error=error) for number, error in enumerate(errors)]
+    assert {cause: len(failed) for cause, failed in compare(runs).failures.items()} == {
+        "NaN in step 6 at lr 1e+05": 2,
+        "no memory": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("odd", "why"),
+    [
+        ({"data": "d2"}, "the runs used different data (fingerprints): A, B: d1; C: d2."),
+        (
+            {"val_size": 0.2},
+            "validation accuracies are not of the same pictures: A, B: data.val_size=0.1 data",
+        ),
+        ({"val": None, "data": "d2"}, ""),  # which is not ranked
+    ],
+)
+def test_nothing_is_best_where_accuracies_are_of_other_pictures(runs: Path, odd: dict, why: str):
+    make(runs / "odd", **({"val": 0.1, "lr": 0.7} | odd))
+    found = compared(runs)
+    assert (found.best is None) == bool(why)
+    assert [c.label for c in found.ranked][:2] == ["lr=0.5", "lr=0.1"]
+    assert verdict(found).startswith(f"Not comparable: {why}" if why else "Best by validation: A")

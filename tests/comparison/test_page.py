@@ -33,7 +33,7 @@ def test_the_page_is_one_file_without_script_and_escapes_everything(runs: Path):
     assert not parser.tags & {"script", "img", "b", "i", "iframe", "object"}
     assert {"svg", "table"} <= parser.tags
     assert any("evil<script>" in text for text in parser.texts)
-    assert "C: optimizer.lr=0.7 name=</style><b>bold</b>" in parser.texts
+    assert "C: lr=0.7 </style><b>bold</b>" in parser.texts
 
 
 def test_charts_hold_few_lines_and_always_the_first(tmp_path: Path):

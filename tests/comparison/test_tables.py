@@ -7,7 +7,7 @@ import pytest
 
 from experiments.comparison.page import markdown, page
 from experiments.comparison.read import run_folders
-from experiments.comparison.tables import verdict
+from experiments.comparison.verdict import verdict
 from experiments.comparison.write import write
 from tests.comparison.by_hand import compared, make, rows
 
@@ -37,6 +37,6 @@ def test_pairs_on_validation_pictures_are_called_so(tmp_path: Path):
 def test_one_run_alone_is_no_trouble(tmp_path: Path):
     make(tmp_path / "only")
     found = compared(tmp_path)
-    assert verdict(found) == "Best by validation: A (optimizer.lr=0.1), val/acc 80.00 %."
+    assert verdict(found) == "Best by validation: A (lr=0.1), val/acc 80.00 %; its test accuracy: 100.00 %."
     assert page(found).count("<svg") == 2
     assert found.pairs == []

@@ -31,7 +31,7 @@ def test_a_sweep_ends_with_its_best_point_its_failures_and_the_command_that_goes
         for n, (key, (val, test)) in enumerate(accs.items())
     ]
     assert closing(trials, again=False) == [
-        f"best          lr=1  val/acc 60.00% +- 14.14, test/acc 50.00% +- 14.14 (n=2)  {tmp_path / '1_0'}"
+        f"best          lr=1  val/acc 60.00 ± 14.14 %, test/acc 50.00 ± 14.14 % (n=2)  {tmp_path / '1_0'}"
     ]
     for lr, error in (("3", "out of memory: use a smaller one"), ("4", "the loss is not finite")):
         for seed in ("0", "1") if lr == "3" else ("0",):
@@ -58,14 +58,21 @@ def test_an_accuracy_is_shown_under_its_name(
     monkeypatch.setenv("COLUMNS", "120")
     screen = Screen(2)
     metrics = {"val/acc_best": 0.5, "test/acc": 0.6} if name == "val/acc" else {"test/acc": 0.5}
-    done = trial(tmp_path, 0, "1", "0", Result(metrics=metrics))
-    (done.folder / "metrics.csv").write_text(f"epoch,{name}\n1,0.7\n2,0.5\n")
-    screen.ended(done, done.look())
+    for number in range(2):
+        assert "best" not in capsys.readouterr().err  # a point is judged when all its seeds are there
+        done = trial(tmp_path, number, "1", str(number), Result(metrics=metrics))
+        (done.folder / "metrics.csv").write_text(f"epoch,{name}\n1,0.7\n2,0.5\n")
+        screen.ended(done, done.look())
+        screen.show([], 1)
+    monkeypatch.setattr(screen, "_next", 0.0)
     screen.show([done], 1)
-    ended, summary, row = capsys.readouterr().err.splitlines()
-    assert ended.endswith(f"lr=1 s0  {name} 50.00%")
+    ended, summary, row = capsys.readouterr().err.splitlines()[-3:]
+    assert ended.endswith(f"lr=1 s1  {name} 50.00%")
     assert f"epoch   2  {name} 50.00%" in row
-    assert ("best 70.00%" in row, "best 50.00%" in summary) == (name == "val/acc", name == "val/acc")
+    assert ("best 70.00%" in row, "best 50.00 ± 0.00 % lr=1" in summary) == (
+        name == "val/acc",
+        name == "val/acc",
+    )
 
 
 def test_where_nothing_chose_nothing_is_best(tmp_path: Path):

@@ -5,24 +5,30 @@ import gc
 import json
 import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 
+from experiments.comparison.groups import compare
 from experiments.config.settings import SweepSettings
 from experiments.runs.result import Result
 from experiments.sweep.backends.backend import Cause, End
 from experiments.sweep.controller import Controller
 from experiments.sweep.home import Home
 from experiments.sweep.ledger import Ledger, mend, saved_study
+from experiments.sweep.runs import runs_of
 from experiments.sweep.space import Space
-from experiments.sweep.summary import points
 from experiments.sweep.trials import Trial
 from experiments.sweep.winner import winner
 from tests.sweep.conftest import space_of
 
 Outcome = Callable[[Trial], dict]
+
+
+def points(trials: Iterable[Trial]) -> list[tuple[str, int, int]]:
+    """Return label, finished runs and seeds of each point, the ranked first."""
+    return [(c.label, len(c.runs), c.seeds) for c in compare(runs_of(trials)).configurations]
 
 
 def finished(trial: Trial, acc: float = 0.5) -> dict:
@@ -117,7 +123,7 @@ def test_further_seeds_are_added_to_what_is_there(tmp_path: Path, sampler: str):
     assert sorted(labels(more)) == ["lr=1 s2", "lr=2 s2"]
     trials = Home(tmp_path).trials().values()
     assert {trial.seeds for trial in trials} == {3}
-    assert [(row.finished, row.seeds) for row in points(trials)] == [(3, 3), (3, 3)]
+    assert sorted(points(trials)) == [("lr=1", 3, 3), ("lr=2", 3, 3)]
     assert len(winner(trials)) == 3
     assert [t.state.name for t in saved_study(tmp_path / "ledger.jsonl").trials] == ["COMPLETE"] * 6
     with pytest.raises(ValueError, match="seed: 0,1,2, got 0,1: give the same with all values"):
@@ -136,7 +142,7 @@ def test_a_point_lacks_its_further_seeds_until_they_are_done(tmp_path: Path):
     shutil.rmtree(tmp_path / "s2")
     shutil.rmtree(tmp_path / "s3")
     trials = Home(tmp_path).trials().values()
-    assert [(row.finished, row.seeds) for row in points(trials)] == [(2, 4)]
+    assert [row[1:] for row in points(trials)] == [(2, 4)]
     assert winner(trials) == []
 
 
@@ -312,8 +318,7 @@ def test_the_winner_has_the_best_mean_of_the_points_with_all_seeds(tmp_path: Pat
     shutil.rmtree(tmp_path / "lr-4_s1")  # as if it had not begun
     trials = Home(tmp_path).trials().values()
     assert [trial.label for trial in winner(trials)] == ["lr=2 s0", "lr=2 s1"]
-    rows = points(trials)
-    assert [(row.label, row.finished, row.seeds) for row in rows] == [
+    assert points(trials) == [
         *(("lr=2", 2, 2), ("lr=1", 2, 2)),
         *(("lr=3", 1, 2), ("lr=4", 1, 2)),  # a mean over some seeds ranks nothing
     ]
@@ -324,7 +329,7 @@ def test_a_point_whose_other_seeds_have_not_begun_is_not_the_winner(tmp_path: Pa
     shutil.rmtree(tmp_path / "s1")
     trials = list(Home(tmp_path).trials().values())
     assert (len(trials), winner(trials)) == (1, [])
-    assert [(row.finished, row.seeds, row.is_whole) for row in points(trials)] == [(1, 2, False)]
+    assert points(trials) == [("defaults", 1, 2)]
 
 
 class Obedient(Instant):
@@ -352,8 +357,7 @@ def test_a_point_is_pruned_as_a_whole_by_its_first_seed(tmp_path: Path):
     assert statuses == ["finished"] * 3 + ["pruned"] * 2
     code, again = control(tmp_path, space, outcome, Obedient, pruner="asha")
     assert (code, again.started) == (0, [])
-    rows = points(Home(tmp_path).trials().values())
-    assert [(row.label, row.finished, row.seeds) for row in rows] == [("lr=1", 3, 3), ("lr=2", 0, 3)]
+    assert points(Home(tmp_path).trials().values()) == [("lr=1", 3, 3), ("lr=2", 0, 3)]
 
 
 class Epochwise(Instant):

@@ -25,8 +25,6 @@ from experiments.config.compose import compose_saved
 from experiments.config.values import settings
 from experiments.sweep.home import Home
 from experiments.sweep.report import write
-from experiments.sweep.summary import answers
-from experiments.sweep.trials import Trial
 from experiments.sweep.winner import winner
 from tests.sweep.conftest import TINY, Sweep
 
@@ -85,7 +83,7 @@ def test_the_winner_alone_reads_the_test_set(searched: Sweep):
     assert tested == won
     assert len(searched.results()) == 6
     page = (searched.home / "report.html").read_text()
-    (test,) = re.findall(r"its test accuracy: ([\d.]+)%", page)
+    (test,) = re.findall(r"its test accuracy: ([\d.]+)", page)
     accs = [searched.results()[name]["metrics"]["test/acc"] for name in won]
     assert float(test) == pytest.approx(100 * np.mean(accs), abs=0.006)
 
@@ -212,21 +210,3 @@ def test_an_extension_and_a_refit(searched: Sweep):
         assert result["protocol"] == "test_once"
         assert "test/acc" in result["metrics"]
         assert "test/acc" not in (searched.home / "refit" / name / "metrics.csv").read_text()
-
-
-def test_the_answers_of_trials_are_compared_picture_by_picture(tmp_path: Path):
-    trials = []
-    for number, preds in enumerate(([0, 1, 0, 0], [0, 1, 0, 1], [0, 0, 0, 1])):  # the labels are 0 1 1 0
-        folder = tmp_path / str(number) / "analysis"
-        folder.mkdir(parents=True)
-        arrays = {"labels": [0, 1, 1, 0], "logits": np.eye(2)[preds], "index": [7, 8, 9, 4]}
-        np.savez(folder / "predictions.npz", **arrays, classes=["a", "b"])
-        trials.append(Trial(number, {}, {}, str(number), folder.parent))
-    damaged = tmp_path / "damaged" / "analysis" / "predictions.npz"
-    damaged.parent.mkdir(parents=True)
-    damaged.write_bytes(b"PK")
-    found = answers([Trial(9, {}, {}, "damaged", tmp_path / "damaged"), *trials])
-    assert found is not None
-    assert (found.trials, found.pictures) == (3, 4)
-    assert (found.agreement.all_right, found.agreement.all_wrong) == (0.25, 0.25)
-    assert found.missed == [(9, "b", "a", 1.0)]

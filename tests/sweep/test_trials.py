@@ -12,7 +12,7 @@ import pytest
 from experiments.config.settings import SweepSettings
 from experiments.files import PROJECT
 from experiments.sweep.backends.local import share_out
-from experiments.sweep.summary import table
+from experiments.sweep.runs import table
 from experiments.sweep.trials import Trial
 from tests.sweep.conftest import TINY, Sweep, wait_until
 

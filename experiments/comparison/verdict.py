@@ -1,0 +1,69 @@
+"""What a comparison comes to, in sentences."""
+
+from collections import Counter
+
+from experiments.comparison.groups import DATA, Comparison, if_several, several
+from experiments.comparison.read import BEST, TEST
+
+
+def verdict(comparison: Comparison) -> str:
+    """Return which configuration is best by validation and how sure that is, or why none is."""
+    if comparison.unfair:
+        return f"Not comparable: {' '.join(comparison.unfair)}"
+    best = comparison.best
+    if best is None:
+        return "None is best by validation: none has all its seeds finished with a validation split."
+    figure, test = best.spread(BEST), best.spread(TEST)
+    text = f"Best by validation: {best.letter} ({best.label}), val/acc {figure}"
+    if figure.count > 1:
+        text += f" (95 %: {figure.interval}, n={figure.count})"
+    text += f"; its test accuracy: {test}." if test.count else "."
+    if comparison.tied:
+        text += f" Tied with {several([c.letter for c in comparison.tied])}."
+    if figure.count < 2 and len(comparison.ranked) > 1:
+        return f"{text} With one seed, nobody knows how far seeds alone differ."
+    if comparison.near:
+        near = several([c.letter for c in comparison.near])
+        text += f" Not clearly worse, by intervals that overlap or are unknown: {near}."
+    return text
+
+
+def warnings(comparison: Comparison) -> list[str]:
+    """Return what keeps these runs from being compared without a second thought, one sentence each."""
+    runs = [(c.letter, run) for c in comparison.configurations for run in c.runs]
+    lines = [
+        *comparison.unfair,
+        if_several(DATA, [(letter, run.data or "unknown") for letter, run in runs]),
+        if_several("the runs follow different protocols", [(letter, run.protocol) for letter, run in runs]),
+        if_several("the code was of different commits", [(letter, run.commit) for letter, run in runs]),
+        if_several("times cannot be compared, for the devices differ", [(x, run.device) for x, run in runs]),
+        _left_out(comparison),
+    ]
+    lines += [
+        f"{c.letter} has {count} runs with seed {seed}, not independent, so its spread is too small."
+        for c in comparison.configurations
+        for seed, count in Counter(run.seed for run in c.runs).items()
+        if count > 1
+    ]
+    if partial := [c.letter for c in comparison.partial if c.runs]:
+        lines.append(
+            f"{several(partial)}: not all seeds have finished, so these are not ranked: their mean is over "
+            "those that have, which need not be like the others."
+        )
+    if apart := [c.letter for c in comparison.apart]:
+        lines.append(
+            f"{several(apart)}: there was no validation split (data.val_size=0), so these figures are listed "
+            "apart and never ranked."
+        )
+    return list(dict.fromkeys(line[0].upper() + line[1:] for line in lines if line))
+
+
+def _left_out(comparison: Comparison) -> str:
+    folders = {one.run.folder for one in comparison.paired}
+    runs = [
+        f"{c.letter} seed {run.seed} ({'other pictures' if run.pictures else 'no analysis'})"
+        for c in comparison.configurations
+        for run in c.runs
+        if run.folder not in folders
+    ]
+    return f"left out of everything picture by picture: {several(runs)}." if runs else ""
