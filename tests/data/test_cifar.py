@@ -326,7 +326,9 @@ def test_the_next_mirror_is_asked(tmp_path, served, closed_port, mirror):
 def test_an_interrupted_download_goes_on_where_it_stopped(tmp_path, served, mirror):
     handler, _ = mirror
     handler.cuts = [5000]
-    with pytest.raises(FileNotFoundError, match=f"broke off after 5000 of {len(handler.content)} bytes"):
+    with pytest.raises(
+        FileNotFoundError, match=f"broke off, {len(handler.content) - 5000:,} bytes are missing"
+    ):
         locate(served, tmp_path, download=True)
     assert not (tmp_path / served.file).exists()
     with pytest.raises(FileNotFoundError):
@@ -346,7 +348,8 @@ def test_a_mirror_without_ranges_starts_again(tmp_path, served, mirror):
 def test_a_part_of_something_else_is_thrown_away(tmp_path, served, mirror, left):
     handler, _ = mirror
     (tmp_path / f"{served.file}.part").write_bytes(left or handler.content + b"x")
-    assert locate(served, tmp_path, download=True).read_bytes() == handler.content
+    twice = replace(served, mirrors=served.mirrors * 2)
+    assert locate(twice, tmp_path, download=True).read_bytes() == handler.content
 
 
 def test_a_wrong_file_never_counts(tmp_path, served, mirror):
@@ -356,18 +359,8 @@ def test_a_wrong_file_never_counts(tmp_path, served, mirror):
     assert [p.name for p in tmp_path.iterdir()] == [".lock"]
 
 
-def test_a_slow_mirror_is_left_for_the_next_and_taken_again_at_last(
-    tmp_path, served, mirror, closed_port, monkeypatch
-):
-    monkeypatch.setattr(cifar, "SLOW_SECONDS", 0)
-    monkeypatch.setattr(cifar, "SLOW_BYTES", 1e12)
-    archive = replace(served, mirrors=(*served.mirrors, closed_port))
-    assert locate(archive, tmp_path, download=True).read_bytes() == mirror[0].content
-    assert mirror[0].starts[0] == 0
-    assert mirror[0].starts[1] > 0
-
-
-def test_without_network_one_message_names_the_ways_out(tmp_path, served, closed_port):
+def test_without_network_one_message_names_the_ways_out(tmp_path, served, closed_port, monkeypatch):
+    monkeypatch.setattr(cifar, "ANSWER_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as mute:  # takes the connection and never answers
         silent = f"http://127.0.0.1:{mute.getsockname()[1]}/archive"
         unknown = "http://mirror.invalid/archive"  # a name that RFC 2606 keeps out of use
@@ -378,7 +371,7 @@ def test_without_network_one_message_names_the_ways_out(tmp_path, served, closed
     assert "\n" not in message
     for part in (
         "refused",
-        "no answer within 3.5 s",
+        "no answer within 0.5 s",
         "mirror.invalid",
         "data=folder data.root=",
         "data=digits",
@@ -404,4 +397,4 @@ def test_tables_name_the_archives_as_torchvision_does():
         assert list(archive.train.items()) == [tuple(pair) for pair in known.train_list]
         assert list(archive.test.items()) == [tuple(pair) for pair in known.test_list]
         assert archive.meta == {known.meta["filename"]: known.meta["md5"]}
-        assert archive.mirrors[0] == known.url
+        assert archive.mirrors[-1] == known.url
