@@ -41,15 +41,22 @@ def sprite(images: Tensor) -> Sprite:
 
 
 def _sprite(images: Tensor, side: int) -> Sprite:
+    images = _shrunk(images, side)
+    count, _, height, width = images.shape
+    columns = max(1, round((count * height / width) ** 0.5))
+    cells = images.new_zeros(-(-count // columns) * columns, 3, height, width)
+    cells[:count] = images
+    sheet = cells.unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
+    return Sprite(_uri(to_picture(sheet), SPRITE_BYTES), columns, width, height)
+
+
+def _shrunk(images: Tensor, side: int) -> Tensor:
+    if max(images.shape[2:]) <= side:
+        return images
     pictures = [to_picture(image) for image in images]
     for picture in pictures:
         picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    width, height = pictures[0].size
-    columns = max(1, round((len(pictures) * height / width) ** 0.5))
-    sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height))
-    for place, picture in enumerate(pictures):
-        sheet.paste(picture, (place % columns * width, place // columns * height))
-    return Sprite(_uri(sheet, SPRITE_BYTES), columns, width, height)
+    return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2)
 
 
 def still(image: Tensor, *maps: np.ndarray) -> str:

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from cifar_core.explain.cams import TARGETS, evidence
+from cifar_core.explain.cams import TARGETS, Cams, evidence
 from cifar_core.explain.metrics import finite
 from cifar_core.explain.predictions import pick
 from cifar_core.report.charts import NAMED_CLASSES, drawn_cells
 from cifar_core.report.content import Content
 from cifar_core.report.embed import grid_bytes, sprite, still
 from cifar_core.report.heat import INFERNO
-from cifar_core.report.markup import percent, script_json, shown, text
+from cifar_core.report.markup import script_json, shown
 from cifar_core.report.sheets import METHODS
 
 GRID_BYTES = 300_000  # of all embedded maps
@@ -24,35 +24,23 @@ STILLS = 16  # cards that show without JavaScript
 TOP = 3  # classes whose probabilities a card shows
 
 
-def galleries(content: Content) -> dict[str, str]:
+def galleries(content: Content) -> dict[str, Any]:
     """Return the template's fields of the gallery of errors, the unsure hits and the script's data."""
     cells = min(content.errors.grids.shape[2:].numel(), GRID**2)
     some = max(1, GRID_BYTES // (len(TARGETS) * cells))
-    shown_rows, grids = content.errors.rows[:some], _coarse(content.errors.grids[:, :some])
-    data = script_json(_data(content, shown_rows, grids))
-    while len(data) > DATA_BYTES and len(shown_rows) > STILLS:
-        some = len(shown_rows) // 2
-        shown_rows, grids = shown_rows[:some], grids[:, :some]
-        data = script_json(_data(content, shown_rows, grids))
-    total, cam = content.summary["errors"], content.summary["cam"]
-    right = content.summary["pictures"] - total
-    note = f"{_of(len(shown_rows), total, 'errors')}; misclassified.csv has all. "
-    maps = f"{METHODS[cam['method']]} at {cam['layer']}"
+    rows, grids = content.errors.rows[:some], _coarse(content.errors.grids[:, :some])
+    data = script_json(_data(content, rows, grids))
+    while len(data) > DATA_BYTES and len(rows) > STILLS:
+        some = len(rows) // 2
+        rows, grids = rows[:some], grids[:, :some]
+        data = script_json(_data(content, rows, grids))
+    predictions, cam = content.predictions, content.summary["cam"]
     return {
-        "errors_note": text(
-            note
-            + f"Each card: picture, {maps} for the predicted class (orange frame) and for the true class "
-            "(blue frame), on one scale; probabilities."
-        )
-        if total
-        else "Every picture is classified correctly.",
-        "stills": _error_stills(content),
-        "hits_note": text(
-            f"{_of(min(STILLS, len(content.hits.rows)), right, 'right predictions')}. "
-            f"Picture, {maps} for its class, and where that outweighs the runner-up."
-        ),
-        "hits": _hit_stills(content),
         "data": data,
+        "shown_errors": len(rows),
+        "maps": f"{METHODS[cam['method']]} at {cam['layer']}",
+        "error_stills": _stills(content, content.errors, (0, 1), predictions.preds),
+        "hit_stills": _stills(content, content.hits, (0, 3), predictions.runners_up),
     }
 
 
@@ -60,10 +48,6 @@ def _coarse(grids: Tensor) -> Tensor:
     """Average grids (T, M, h, w) to at most GRID cells a side."""
     height, width = (min(side, GRID) for side in grids.shape[2:])
     return grids if (height, width) == grids.shape[2:] else adaptive_avg_pool2d(grids, (height, width))
-
-
-def _of(some: int, total: int, what: str) -> str:
-    return f"All {total:,} {what}" if some == total else f"{some:,} of {total:,} {what}"
 
 
 def _data(content: Content, rows: Tensor, grids: Tensor) -> dict[str, Any]:
@@ -95,62 +79,39 @@ def _data(content: Content, rows: Tensor, grids: Tensor) -> dict[str, Any]:
             "predicted": predictions.preds[rows].tolist(),
             "suggested": suggested[rows].tolist(),
             "top": top.tolist(),
-            "probs": [_rounded(some) for some in predictions.probs[rows].gather(1, top)],
-            "p_true": _rounded(pick(predictions.probs, predictions.labels)[rows]),
-            "loss": _rounded(predictions.losses[rows]),
-            "quality": _rounded(content.quality[rows]),
+            "probs": [_rounded(some) for some in predictions.probs[rows].gather(1, top).tolist()],
+            "p_true": _rounded(pick(predictions.probs, predictions.labels)[rows].tolist()),
+            "loss": _rounded(predictions.losses[rows].tolist()),
+            "quality": _rounded(content.quality[rows].tolist()),
         },
     }
 
 
-def _rounded(values: Tensor) -> list[float | None]:
-    return [finite(round(value, 4)) for value in values.tolist()]
+def _rounded(values: list[float]) -> list[float | None]:
+    return [finite(round(value, 4)) for value in values]
 
 
-def _error_stills(content: Content) -> str:
-    rows = content.errors.rows[:STILLS]
+def _stills(content: Content, maps: Cams, targets: tuple[int, int], others: Tensor) -> list[dict[str, Any]]:
+    """Return what the first cards show: two maps, the true class and the one of `others` (N,)."""
+    rows, predictions = maps.rows[:STILLS], content.predictions
     images = content.part.images[rows]
-    maps = evidence(content.errors.grids[:2, :STILLS], images.shape[-2:]).numpy()
-    items = []
-    for place, number in enumerate(rows.tolist()):
-        true, pred = _names(content, number)
-        alt = f"{true} taken for {pred}: picture, map of {pred}, map of {true}"
-        picture = still(images[place], *maps[:, place])
-        title = f'<span class="is-true">{text(true)}</span> → <span class="is-pred">{text(pred)}</span>'
-        items.append(_card(content, number, picture, alt, title))
-    return "".join(items)
+    heat = evidence(maps.grids[:, :STILLS], images.shape[-2:]).numpy()
+    return [
+        {
+            "picture": still(image, *(heat[target, place] for target in targets)),
+            "true": content.names[int(predictions.labels[row])],
+            "other": content.names[int(others[row])],
+            "confidence": predictions.confidence[row].item(),
+            "p_true": predictions.probs[row, predictions.labels[row]].item(),
+            "place": _place(content, row),
+        }
+        for place, (row, image) in enumerate(zip(rows.tolist(), images, strict=True))
+    ]
 
 
-def _hit_stills(content: Content) -> str:
-    rows = content.hits.rows[:STILLS]
-    images = content.part.images[rows]
-    maps = evidence(content.hits.grids[:, :STILLS], images.shape[-2:]).numpy()
-    items = []
-    for place, number in enumerate(rows.tolist()):
-        true, _ = _names(content, number)
-        rival = content.names[int(content.predictions.runners_up[number])]
-        alt = f"{true}, recognised: picture, map of its class, map of its lead over {rival}"
-        picture = still(images[place], maps[0, place], maps[3, place])
-        title = f'<span class="is-true">{text(true)}</span>, not {text(rival)}'
-        items.append(_card(content, number, picture, alt, title))
-    return "".join(items)
-
-
-def _card(content: Content, number: int, picture: str, alt: str, title: str) -> str:
-    confidence = finite(content.predictions.confidence[number].item())
-    p_true = finite(content.predictions.probs[number, content.predictions.labels[number]].item())
-    file = f" · {_file(content.part.names[number])}" if content.part.names else ""
-    sure = "" if content.predictions.hits[number] else f" · p(true) {percent(p_true)}"
-    detail = f"confidence {percent(confidence)}{sure} · index {content.part.index[number]}{file}"
-    return (
-        f'<li><img src="{picture}" alt="{text(alt)}"><p class="card-title">{title}</p>'
-        f'<p class="detail">{text(detail)}</p></li>'
-    )
-
-
-def _names(content: Content, number: int) -> tuple[str, str]:
-    labels, preds = content.predictions.labels, content.predictions.preds
-    return content.names[int(labels[number])], content.names[int(preds[number])]
+def _place(content: Content, row: int) -> str:
+    index, names = content.part.index[row], content.part.names
+    return f"index {index} · {_file(names[row])}" if names else f"index {index}"
 
 
 def _file(name: str) -> str:

@@ -39,14 +39,14 @@ def render(
         fields,
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
         scripts=[_script(environment, name) for name in scripts],
-        data=None if data is None else Markup(script_json(data)),
+        data=data if data is None or isinstance(data, Markup) else script_json(data),
         reload=reload,
     )
 
 
 @cache
 def _environment(folder: Path) -> Environment:
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader([folder, TEMPLATES]),
         autoescape=True,
         finalize=text,
@@ -54,6 +54,8 @@ def _environment(folder: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"percent": percent, "commas": commas, "cut": cut}
+    return environment
 
 
 def _script(environment: Environment, name: str) -> dict[str, Markup]:
@@ -105,10 +107,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: bool =
     return Markup(f"<table{kind}><thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table>")
 
 
-def script_json(value: Any) -> str:
+def script_json(value: Any) -> Markup:
     """Return JSON that can stand in a script element: ASCII, without <, > and &, so nothing can end it."""
     plain = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return plain.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return Markup(plain.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def flatten(values: Any, prefix: str = "") -> list[tuple[str, Any]]:
@@ -125,3 +127,8 @@ def flatten(values: Any, prefix: str = "") -> list[tuple[str, Any]]:
 def percent(value: float | None, digits: int = 1, *, space: str = "\u00a0") -> str:
     """Return a share as `78.8 %`, a dash for None and NaN; ``space`` does not break by default."""
     return "-" if value is None or math.isnan(value) else f"{100 * value:.{digits}f}{space}%"
+
+
+def commas(value: int) -> str:
+    """Return a number as `10,000`."""
+    return f"{value:,}"

@@ -15,7 +15,6 @@ from cifar_core.report.analyse import shown_errors
 from cifar_core.report.embed import SPRITE_BYTES, grid_bytes, sprite
 from cifar_core.report.findings import findings
 from cifar_core.report.markup import TEMPLATES, flatten, script_json, shown, text
-from cifar_core.report.page import HERE
 from tests.report.examples import HISTORY, Net, guesses, pictures, run
 
 LABELS = np.random.default_rng(1).integers(0, 10, 60).tolist()
@@ -115,7 +114,7 @@ def test_the_script_is_the_only_one_that_may_run(tmp_path: Path):
     run(pictures(LABELS), guesses(LABELS), tmp_path)
     source = report(tmp_path)
     policy = re.search(r'Content-Security-Policy" content="(.*?)"', source)[1]
-    digest = base64.b64encode(hashlib.sha256((HERE / "report.js").read_bytes()).digest()).decode()
+    digest = base64.b64encode(hashlib.sha256((TEMPLATES / "report.js").read_bytes()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in policy
     assert policy.startswith("default-src 'none'")
 

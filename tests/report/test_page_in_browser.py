@@ -22,6 +22,7 @@ from cifar_core.report.heat import overlay
 from tests.report.examples import HISTORY, guesses, pictures, run
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+pytestmark = pytest.mark.slow
 
 EVIL = (
     "</script><script>window.hacked=1</script>",
