@@ -9,7 +9,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from cifar_core.explain.cams import TARGETS, Cams, evidence
 from cifar_core.explain.metrics import finite
 from cifar_core.explain.predictions import pick
-from cifar_core.report.charts import NAMED_CLASSES, drawn_cells
+from cifar_core.report.confusion import NAMED_CLASSES, drawn_cells
 from cifar_core.report.content import Content
 from cifar_core.report.embed import grid_bytes, sprite, still
 from cifar_core.report.heat import INFERNO

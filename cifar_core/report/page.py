@@ -11,7 +11,8 @@ from markupsafe import Markup
 from cifar_core.explain.calibration import reliabilities
 from cifar_core.explain.metrics import quoted
 from cifar_core.history import Row
-from cifar_core.report import charts
+from cifar_core.report import confusion
+from cifar_core.report.charts import line_chart
 from cifar_core.report.content import LONGEST, Content
 from cifar_core.report.embed import row, to_picture
 from cifar_core.report.findings import findings
@@ -46,9 +47,9 @@ def _classes(content: Content) -> dict[str, Any]:
     summary, names = content.summary, content.names
     before, after = reliabilities(content.predictions, summary["temperature_scaling"]["temperature"])
     return {
-        "confusion": Markup(charts.confusion_chart("Confusion matrix", content.counts, names)),
+        "confusion": confusion.confusion_chart("Confusion matrix", content.counts, names),
         "cells": int(np.count_nonzero(content.counts)),
-        "most_cells": charts.CELLS,
+        "most_cells": confusion.CELLS,
         "pairs": [
             (
                 f"{cut(shown(pair['a']), LONGEST)} / {cut(shown(pair['b']), LONGEST)}",
@@ -58,9 +59,9 @@ def _classes(content: Content) -> dict[str, Any]:
             )
             for pair in summary["confused_pairs"]
         ],
-        "bars": Markup(charts.class_bars("Recall and precision of each class", summary["per_class"], names)),
-        "most_bars": charts.BARRED_CLASSES,
-        "reliability": Markup(charts.reliability_chart("Reliability diagram", before, after)),
+        "bars": confusion.class_bars("Recall and precision of each class", summary["per_class"], names),
+        "most_bars": confusion.BARRED_CLASSES,
+        "reliability": confusion.reliability_chart("Reliability diagram", before, after),
         "at_confidence": [
             (
                 f"at least {percent(at['confidence'], 0)}",
@@ -84,7 +85,7 @@ def _training(content: Content) -> dict[str, Any]:
         pictures = [to_picture(one).resize((48, 48)) for one in (image, *draws)]
         strips.append((content.names[label], len(draws), row(pictures, gap=2)))
     return {
-        "curves": [(title, _curve(title, keys, content.history)) for title, keys in curves],
+        "curves": [_curve(title, keys, content.history) for title, keys in curves],
         "augmentations": strips,
     }
 
@@ -97,7 +98,7 @@ def _curve(title: str, keys: Sequence[str], history: Sequence[Row]) -> Markup:
     }
     accs = {row["epoch"]: row["val/acc"] for row in history if "val/acc" in row}
     best = max(accs, key=lambda epoch: accs[epoch]) if accs else None
-    return Markup(charts.line_chart(title, series, mark=best))
+    return line_chart(title, series, mark=best)
 
 
 def _run(facts: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:

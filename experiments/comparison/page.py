@@ -89,9 +89,7 @@ def _curves(comparison: Comparison) -> str:
         for group in _with_first([c for c in configurations if c.curve(metric)]):
             series = {c.letter: c.curve(metric) for c in group}
             title = f"{metric}: {', '.join(series)}"
-            charts.append(
-                f"<figure><figcaption>{text(title)}</figcaption>{line_chart(title, series)}</figure>"
-            )
+            charts.append(line_chart(title, series))
     hint = "Mean over seeds by epoch; the first configuration is in each chart, to compare with."
     drawn = f'<div class="charts">{"".join(charts)}</div>'
     return f'<section><h2>Curves</h2><p class="hint">{hint}</p>{drawn}</section>'

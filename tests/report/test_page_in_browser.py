@@ -324,7 +324,7 @@ def test_the_page_fits_every_width_and_follows_the_colour_scheme(page, width: in
 
 def test_every_control_has_a_name_and_every_picture_a_text(page):
     unnamed = """
-      return [...document.querySelectorAll("select, input, button, img, canvas, svg, [role=button]")]
+      return [...document.querySelectorAll("select, input, button, img, canvas, svg[role], [role=button]")]
         .filter((node) => !(node.labels?.length || node.textContent.trim() || node.getAttribute("aria-label")
           || node.alt || node.title)).map((node) => node.outerHTML.slice(0, 90))"""
     assert page.execute_script(unnamed) == []
