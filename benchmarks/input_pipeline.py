@@ -103,7 +103,7 @@ class Pictures(Dataset):
         return self.change(self.pictures[index])
 
 
-def one_thread(worker: int) -> None:
+def one_thread(_: int) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
 

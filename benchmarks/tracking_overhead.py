@@ -63,7 +63,6 @@ def _ours(uri: str, out_dir: Path, epochs: int, epoch_seconds: float) -> Seconds
         experiment="overhead",
         required=False,
         nested=False,
-        log_model=False,
         out_dir=out_dir,
         run_name=out_dir.name,
         tags={},

@@ -25,11 +25,6 @@ def confusion_matrix(labels: Tensor, preds: Tensor, num_classes: int) -> Tensor:
     return counts.reshape(num_classes, num_classes)
 
 
-def top_k_accuracy(predictions: Predictions, k: int) -> float:
-    """Share of pictures whose label is among the `k` likeliest classes."""
-    return _top_k_hits(predictions, k).double().mean().item()
-
-
 def wilson_interval(hits: int, total: int) -> Interval:
     """Return the interval of `hits / total` at LEVEL by Wilson 1927, sound for few pictures too."""
     share, z2 = hits / total, Z**2 / total
@@ -52,7 +47,7 @@ def metrics(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
     """
     counts = confusion_matrix(predictions.labels, predictions.preds, len(classes))
     total, hits = len(predictions.labels), int(predictions.hits.sum())
-    top5 = int(_top_k_hits(predictions, min(5, len(classes))).sum())
+    top5 = int((predictions.ranking[:, :5] == predictions.labels[:, None]).sum())
     per_class = _per_class(counts, classes)
     checks = _checks(counts, per_class, hits)
     f1 = [row["f1"] for row in per_class if row["f1"] is not None]
@@ -165,10 +160,6 @@ def confused_pairs(counts: Tensor, classes: Sequence[str]) -> list[dict[str, Any
 def finite(value: float) -> float | None:
     """Return the value, or None where strict JSON has no word for it."""
     return value if math.isfinite(value) else None
-
-
-def _top_k_hits(predictions: Predictions, k: int) -> Tensor:
-    return (predictions.ranking[:, :k] == predictions.labels[:, None]).any(1)
 
 
 def _per_class(counts: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:

@@ -33,7 +33,6 @@ from experiments.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
 
-GROUPS = ("model", "aug", "optimizer", "scheduler", "tracking")  # those that name code
 # Keys of a group that are about the object, not arguments of it.
 RESERVED: dict[str, dict[str, Any]] = {
     "model": {"cam_layer": str | None, "weights": str | None},

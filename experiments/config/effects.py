@@ -82,10 +82,6 @@ def _own_layer(values: Values) -> str:
     return "with analysis.layer, which comes first" if values["analysis"]["layer"] else ""
 
 
-def _not_built(values: Values) -> str:
-    return "yet: best.pt in the run folder is the model"
-
-
 NO_ANALYSIS = _where("analysis", "level", "none")
 RULES = (
     Rule("data.root", _source("digits")),
@@ -103,7 +99,6 @@ RULES = (
     Rule("analysis.layer", NO_ANALYSIS, ("",)),
     Rule("analysis.method", NO_ANALYSIS, ("gradcam",)),
     Rule("model.cam_layer", _own_layer),
-    Rule("tracking.log_model", _not_built, (False,)),
 )
 SWEEP_RULES = (
     Rule("sweep.prune_after", _where("sweep", "pruner", "none"), (1,)),

@@ -99,11 +99,6 @@ class Ledger:
         self._study.sampler = _sampler(settings, started)
         self._study.pruner = _pruner(settings, epochs)
 
-    @property
-    def study(self) -> optuna.Study:
-        """Optuna's study, for reading."""
-        return self._study
-
     def trials(self) -> list[FrozenTrial]:
         """Return all trials in the order of their numbers, not to be changed."""
         return self._study.get_trials(deepcopy=False)

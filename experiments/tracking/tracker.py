@@ -75,9 +75,6 @@ class Tracker(Protocol):
     def log_artifacts(self, path: Path) -> None:
         """Log a complete file, or folder with all it holds."""
 
-    def log_model(self, model: Any, images: Any) -> None:
-        """Log a model that is on the CPU and in eval mode; `images` (N >= 2, 3, H, W) run through it."""
-
     def finish(self, status: str) -> None:
         """End the run with FINISHED, FAILED or KILLED, whatever the `with` block does afterwards."""
 
@@ -119,9 +116,6 @@ class NoTracker:
         """Do nothing."""
 
     def log_artifacts(self, path: Path) -> None:
-        """Do nothing."""
-
-    def log_model(self, model: Any, images: Any) -> None:
         """Do nothing."""
 
     def finish(self, status: str) -> None:
@@ -241,9 +235,6 @@ class SpooledTracker:
     def log_artifacts(self, path: Path) -> None:
         """Upload a complete file of the run folder, or one of its folders with all it holds, in its place."""
         self._append("artifacts", path=self._relative(path))
-
-    def log_model(self, model: Any, images: Any) -> None:
-        """Do nothing: the run folder has the weights, and models have no form that all stores share."""
 
     def finish(self, status: str) -> None:
         """End the run with FINISHED, FAILED or KILLED, whatever the `with` block does afterwards."""

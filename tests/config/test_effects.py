@@ -31,7 +31,6 @@ IDLE = {  # words -> the key that does nothing, and why
     "analysis=none analysis.layer=layer3": "analysis.layer has no effect with analysis.level=none",
     "analysis=none analysis.method=gradcam++": "analysis.method has no effect",
     "analysis.layer=layer3 model.cam_layer=layer2": "model.cam_layer has no effect with analysis.layer",
-    "tracking.log_model=true": "tracking.log_model has no effect yet: best.pt in the run folder is the model",
     "sweep.prune_after=3": "sweep.prune_after has no effect with sweep.pruner=none",
     "sweep.on_fail=stop sweep.max_failures=3": "sweep.max_failures has no effect with sweep.on_fail=stop",
     "sweep.backend=slurm sweep.threads=3": "sweep.threads has no effect with sweep.backend=slurm",
@@ -51,7 +50,6 @@ AT_WORK = (  # the same keys where they do something, or say what they say anyho
     "analysis=light analysis.layer=layer3 analysis.method=gradcam++ analysis.sheet_size=4",
     "analysis=none analysis.sheet_size=4",
     "model.cam_layer=layer2",
-    "tracking.log_model=false",
     "sweep=search sweep.prune_after=3",
     "sweep.backend=slurm sweep.slurm.minutes=3",
 )
@@ -147,7 +145,6 @@ def test_a_single_run_may_have_a_sweep_s_name_and_its_defaults():
     [
         ("data=digits data.root=x", "data.root has no effect with data=digits: leave it out"),
         ("data=digits sweep.n_trials=5", "sweep.n_trials has no effect in a single run: add -m for a sweep"),
-        ("tracking.log_model=true", "tracking.log_model has no effect yet"),
     ],
 )
 def test_the_command_line_says_it_in_one_line(words: str, line: str, tmp_path: Path):

@@ -14,10 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.config import build
 from experiments.config.compose import compose
 from experiments.config.kinds import check_kinds, check_value, shown
+from experiments.config.schema import TARGETS
 from experiments.config.values import plain
 from experiments.files import CONF
 
-OPTIONS = [path for group in build.GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+OPTIONS = [path for group in TARGETS for path in sorted((CONF / group).glob("*.yaml"))]
 WRONG: dict[type, list[Any]] = {  # by what an option has: values that YAML or a shell can make of it
     bool: [1, 0, "false", "off", None],
     int: ["abc", "0.1", True, None, math.nan],

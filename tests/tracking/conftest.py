@@ -22,7 +22,7 @@ from pathlib import Path
 from experiments.tracking.mlflow_tracker import MlflowTracker
 uri, epochs, end, *folders = sys.argv[1:]
 for folder in map(Path, folders):
-    with MlflowTracker(uri=uri, experiment="trials", required=end == "kill", nested=False, log_model=False,
+    with MlflowTracker(uri=uri, experiment="trials", required=end == "kill", nested=False,
                        out_dir=folder, run_name=folder.name, tags={}) as tracker:
         for epoch in range(1, int(epochs) + 1):
             tracker.log_metrics({"train/loss": 1 / epoch, "val/acc": epoch / 100}, step=epoch)
@@ -38,7 +38,7 @@ def start_runs(*folders: Path, uri: str, epochs: int = 3, end: str = "") -> subp
 
 
 def tracker(out_dir: Path, uri: str, **options: Any) -> MlflowTracker:
-    given = {"experiment": "trials", "required": False, "nested": False, "log_model": False}
+    given = {"experiment": "trials", "required": False, "nested": False}
     given |= {"run_name": "a run", "tags": {}} | options
     return MlflowTracker(uri=uri, out_dir=out_dir, **given)
 

@@ -291,34 +291,6 @@ def test_required_stops_before_the_first_epoch(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow's, when pyfunc is imported
-def test_a_logged_model_predicts_without_our_code(uri: str, tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    from mlflow import pyfunc
-
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 36, 10)
-    ).eval()
-    images = torch.rand(5, 3, 8, 8)
-    for _ in range(2):  # the second time as a resumed run
-        with tracker(tmp_path / "run", uri, log_model=True) as run:
-            run.log_model(model, images[:2].numpy())
-    client = MlflowClient(tracking_uri=uri)
-    loaded = pyfunc.load_model(client.download_artifacts(run.run_id, "model"))
-    with torch.no_grad():
-        torch.testing.assert_close(torch.from_numpy(loaded.predict(images.numpy())), model(images))
-
-
-def test_a_model_that_cannot_be_exported_costs_one_warning(
-    uri: str, client: MlflowClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with tracker(tmp_path / "run", uri, log_model=True) as run:
-        run.log_model("not a model", None)
-    assert ["the model was not saved" in message for message in caplog.messages] == [True]
-    assert client.get_run(run.run_id).info.status == "FINISHED"
-
-
 def test_a_deleted_experiment_is_named(
     uri: str, client: MlflowClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
