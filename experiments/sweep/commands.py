@@ -24,8 +24,9 @@ def state(home: Home, trials: Sequence[Trial], *, live: bool, total: int) -> str
     if not live:
         return f"Not over: {count}." + (f" It goes on with: {home.command}" if home.command else "")
     names = [t.label for t, s in zip(trials, statuses, strict=True) if s in ("running", ANALYSING)]
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"Running: {count}; now {', '.join(names[:NAMED]) or 'none'}{more}."
+    more = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
+    now = f"; now {', '.join(names[:NAMED] + more)}" if names else ""
+    return f"Running: {count}{now}."
 
 
 def repeated(home: Home) -> str:
@@ -48,8 +49,8 @@ def extended(home: Home, trials: Sequence[Trial]) -> str:
     here = {} if {NAME, FOLDER} & given.keys() else {NAME: _assigned(NAME, home.path.name)}
     if home.sampler != "grid":
         return _changed(home, here | {MORE: f"{MORE}={FURTHER}"})
-    seeds = home.seeds
-    if not any(SEED in trial.point for trial in trials) or not all(seed.isdigit() for seed in seeds):
+    seeds = home.seeds if any(SEED in trial.point for trial in trials) else []
+    if not seeds or not all(seed.isdigit() for seed in seeds):
         return ""
     return _changed(home, here | {SEED: f"{SEED}={','.join([*seeds, str(max(map(int, seeds)) + 1)])}"})
 

@@ -85,7 +85,7 @@ class Controller:
                 self._screen.show(list(self._running.values()), self._backend.slots)
                 if not self._running:
                     break
-                self._keep_page()
+                self.keep_page()
                 self._backend.wait()
         self._ran = True
         if self._signals:
@@ -93,6 +93,13 @@ class Controller:
         if not self._stops:
             self._home.reached()
         return 0 if self.is_complete else 1
+
+    def keep_page(self) -> None:
+        """Have the page written anew where it is time."""
+        if self._live is not None:
+            ended = sum(self._screen.counts.values())
+            if line := self._live.look(self._running.values(), ended, self.total):
+                self._screen.say(line)
 
     @property
     def trials(self) -> list[Trial]:
@@ -113,12 +120,6 @@ class Controller:
     def is_complete(self) -> bool:
         """Whether every point is finished or pruned."""
         return self._ran and not self._stops and not self._screen.counts["failed"]
-
-    def _keep_page(self) -> None:
-        if self._live is not None:
-            ended = sum(self._screen.counts.values())
-            if line := self._live.look(self._running.values(), ended, self.total):
-                self._screen.say(line)
 
     def _fill(self, upcoming: Iterator[Trial]) -> None:
         while self._backend.has_room and not self._stops:

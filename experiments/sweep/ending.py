@@ -32,12 +32,18 @@ def test(won: Sequence[Trial], server: Server, cfg: DictConfig) -> None:
 
 
 def refit(
-    won: Sequence[Trial], space: Space, backend: Backend, home: Path, ready: Callable[[], None]
+    won: Sequence[Trial],
+    space: Space,
+    backend: Backend,
+    home: Path,
+    *,
+    ready: Callable[[], None],
+    meanwhile: Callable[[], None],
 ) -> None:
     """Train the winner again on train + val for all of `trainer.epochs` and test that; in `refit/<name>`.
 
-    ``ready`` is called before each start. Nothing is chosen there: the weights are those of the last epoch.
-    Raises OSError where it fails.
+    ``ready`` is called before each start, ``meanwhile`` again and again. Nothing is chosen there: the weights
+    are those of the last epoch. Raises OSError where it fails.
     """
     for trial in won:
         again = _again(trial, home / "refit" / trial.folder.name)
@@ -46,7 +52,7 @@ def refit(
             more = ["data.val_size=0", "trainer.early_stop=0", "trainer.test=true", "trainer.evaluate=end"]
             more += [f"sweep.name={home.name}"]
             ready()
-            cause = _run(again, [*space.overrides(trial.point), *more], backend)
+            cause = _run(again, [*space.overrides(trial.point), *more], backend, meanwhile)
             look = again.look()
             if not look.done:
                 reason = look.error or " ".join([cause.message, *again.log_tail()[-1:]])
@@ -62,13 +68,14 @@ def _again(trial: Trial, folder: Path) -> Trial:
     return Trial(trial.number, trial.point, trial.values, f"refit {trial.label}", folder)
 
 
-def _run(trial: Trial, overrides: list[str], backend: Backend) -> Cause:
+def _run(trial: Trial, overrides: list[str], backend: Backend, meanwhile: Callable[[], None]) -> Cause:
     """Run one trial to its end and return how it ended; after a signal it saves its last epoch."""
     if not backend.adopt(trial):
         trial.begin()
         backend.start(trial, overrides)
     try:
         while not backend.ended(trial):
+            meanwhile()
             backend.wait()
     except KeyboardInterrupt:
         backend.interrupt(trial)

@@ -105,28 +105,28 @@ class Home:
     @property
     def command(self) -> str:
         """The command that the sweep goes on with; empty for one of an earlier version."""
-        return self._saved().get("command", "")
+        return self._noted("command", "")
 
     @property
     def sampler(self) -> str:
         """What chooses the points; empty for a sweep of an earlier version."""
-        return self._saved().get("sampler", "")
+        return self._noted("sampler", "")
 
     @property
     def points(self) -> int:
         """How many points a search was extended to; 0 where it was not."""
-        return self._saved().get("extended_to", 0)
+        return self._noted("extended_to", 0)
 
     @property
     def seeds(self) -> list[str]:
         """The seeds that the sweep was asked for, in their order; empty where none is swept or fixed."""
-        seeds = self._saved().get("identity", {}).get(SEED)
+        seeds = self._noted("identity", {}).get(SEED)
         return [] if seeds is None else str(seeds).split(",")
 
     @property
     def is_over(self) -> bool:
         """Whether all points had their turn, as far as the folder says."""
-        return self._saved().get("over", True)
+        return self._noted("over", True)
 
     def trials(self) -> dict[str, Trial]:
         """Return the trials that have a folder, by the id of their point, but for damaged records."""
@@ -142,6 +142,13 @@ class Home:
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > STALE_SECONDS:
                     path.unlink()
+
+    def _noted(self, key: str, default: Any) -> Any:
+        """Return what `sweep.yaml` has for a key; a damaged one has nothing, for no report fails by it."""
+        try:
+            return self._saved().get(key, default)
+        except OSError:
+            return default
 
     def _saved(self) -> dict[str, Any]:
         path = self.path / "sweep.yaml"

@@ -66,7 +66,7 @@ class Live:
     def _fail(self, error: BaseException, seconds: float) -> str:
         self._shown = None  # to be tried again
         self._put_off(seconds)
-        return self._once("failure", f"no page yet: {error}; it is tried again")
+        return self._once("failure", f"the page is not written: {error}; it is tried again")
 
     def _put_off(self, seconds: float) -> None:
         """Let time pass before the next page, so that pages like this one take their share and no more."""

@@ -80,7 +80,7 @@ def _sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, now:
             code = controller.run()
             won = winner(controller.trials) if controller.is_over else []
             if options.refit:
-                refit(won, space, backend, home.path, ready)
+                refit(won, space, backend, home.path, ready=ready, meanwhile=controller.keep_page)
             elif options.test == "best":
                 test(won, server, cfg)
         finally:

@@ -1,5 +1,6 @@
 """The folder of a sweep: what it agrees to hold."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,17 @@ def test_a_second_controller_is_told_who_works_on_a_folder(tmp_path: Path):
             Home(tmp_path).open({})
     with Home(tmp_path) as second:
         second.open({})
+
+
+def test_what_a_kill_left_of_a_file_is_removed_and_what_is_being_written_stays(tmp_path: Path):
+    names = {".report.html.123", ".sweep.yaml.4567", ".hidden", "sweep.yaml"}
+    for name in (*names, ".report.html.89"):
+        (tmp_path / name).touch()
+    for name in names:
+        os.utime(tmp_path / name, (1, 1))
+    with Home(tmp_path) as home:
+        home.open({})
+    assert {path.name for path in tmp_path.iterdir()} == {".hidden", ".report.html.89", "sweep.yaml", "lock"}
 
 
 def test_the_same_command_with_further_seeds_finds_its_sweep(tmp_path: Path):

@@ -1,14 +1,17 @@
 """Kills and signals, of trials and controllers: in the end every point is done once, as without them."""
 
+import html
 import json
 import os
 import random
+import shlex
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from experiments.sweep.home import Home
 from tests.sweep.conftest import Sweep, wait_until
 
 KILLS = int(os.environ.get("KILLS", "3"))
@@ -125,18 +128,24 @@ def _read(path: Path) -> str:
 
 
 def test_a_signal_stops_the_sweep_and_the_command_resumes_it(grid: list[str], whole: Sweep, sweep: Sweep):
+    page = sweep.home / "report.html"
     for signum, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         process = sweep.start(*grid)
         begun = len(sweep.trials())
         wait_until(lambda begun=begun: len(_epochs(sweep)) > begun, process)
+        wait_until(lambda: "Running: " in _read(page), process)
         process.send_signal(signum)
         stderr = process.communicate(timeout=60)[1]
         assert process.returncode == code, stderr
         assert "stopping: trials save their last epoch" in stderr
         assert stderr.count(" -m experiments.run ") == 1, stderr  # the one line to paste
         assert {r["status"] for r in sweep.results().values()} <= {"finished", "killed"}
-    again = sweep(*grid)
+        assert "Not over: " in _read(page)
+        assert Home(sweep.home).command in html.unescape(_read(page))
+        assert not list(sweep.home.glob(".*"))  # half a file
+    again = sweep(*shlex.split(Home(sweep.home).command)[3:])
     assert again.returncode == 0, again.stderr
+    assert "Not over: " not in _read(page)
     assert figures(sweep) == figures(whole)
 
 

@@ -40,6 +40,8 @@ def test_every_way_to_die_ends_one_trial_alone(sweep: Sweep, net: list[str], mon
     steps = [line.split() for line in (sweep.folder / "diary").read_text().splitlines() if "step" in line]
     assert steps
     assert all(len(words) == 3 for words in steps)  # moment, process, step
+    log = (sweep.home / "mode-raise" / "trial.log").read_text()
+    assert ("error: " in log, "Traceback" in log) == (True, False)
     report = (sweep.home / "report.html").read_text()
     assert "RuntimeError (no forward today)" in report
     assert "killed by SIGKILL" in report
