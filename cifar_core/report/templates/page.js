@@ -8,12 +8,15 @@
     return node;
   };
 
+  const touched = new Set(); // what the reader has changed: until it is undone, the page is not loaded again
+  const boxes = [...document.querySelectorAll("input[data-filters]")];
+  let chosen = null; // ids, or null for all
+
   // ---- sort ---------------------------------------------------------------------------------------------------
-  const keyOf = (row, column) => {
-    const cell = row.cells[column];
-    const raw = (cell.dataset.sort ?? cell.textContent).trim();
-    const number = raw === "" ? NaN : Number(raw);
-    return raw === "nan" || raw === "" ? null : Number.isNaN(number) ? raw : number;
+  const keyOf = (cell) => {
+    const raw = (cell.dataset.sort ?? cell.textContent).trim().replace(/^(-?)inf$/, "$1Infinity");
+    if (raw === "" || raw === "nan") return null;
+    return Number.isNaN(Number(raw)) ? raw : Number(raw);
   };
 
   const order = (a, b) => {
@@ -24,10 +27,11 @@
   const sort = (table, header) => {
     const down = header.getAttribute("aria-sort") === "ascending";
     const body = table.tBodies[0];
-    const rows = [...body.rows].map((row) => ({ row, key: keyOf(row, header.cellIndex) }));
-    const [known, empty] = [rows.filter(({ key }) => key !== null), rows.filter(({ key }) => key === null)];
-    known.sort((a, b) => (down ? order(b.key, a.key) : order(a.key, b.key)));
-    body.append(...[...known, ...empty].map(({ row }) => row));
+    const rows = [...body.rows].map((row) => ({ row, key: keyOf(row.cells[header.cellIndex]) }));
+    const isKnown = ({ key }) => key !== null;
+    const known = rows.filter(isKnown).sort((a, b) => (down ? order(b.key, a.key) : order(a.key, b.key)));
+    const unknown = rows.filter((one) => !isKnown(one));
+    body.append(...[...known, ...unknown].map(({ row }) => row));
     for (const other of table.tHead.rows[0].cells) other.setAttribute("aria-sort", "none");
     header.setAttribute("aria-sort", down ? "descending" : "ascending");
     touched.add(table);
@@ -45,33 +49,28 @@
   }
 
   // ---- filter, and what charts choose -----------------------------------------------------------------------------
-  const touched = new Set(); // what the reader has changed: then the page is not loaded again
-  let chosen = null; // ids, or null for all
-
-  const wordsOf = (box) => box ? box.value.toLowerCase().split(/\s+/).filter(Boolean) : [];
+  const notes = new Map(); // table: the line that says how many rows are left
 
   const update = (table) => {
-    const box = boxes.find((one) => one.dataset.filters === table.id);
-    const names = [...table.tHead.rows[0].cells].map((header) => header.textContent.trim());
+    const typed = boxes.filter((box) => box.dataset.filters === table.id).map((box) => box.value).join(" ");
+    const names = [...table.tHead.rows[0].cells].map((header) => header.textContent.trim().toLowerCase());
     const rows = [...table.tBodies[0].rows].map((row) => {
-      const cells = [...row.cells].map((cell) => cell.textContent.trim());
-      const pairs = cells.map((cell, column) => `${names[column]}=${cell}`.toLowerCase());
-      return { row, pairs, text: `${cells.join(" ")} ${pairs.join(" ")}`.toLowerCase() };
+      const cells = [...row.cells].map((cell) => cell.textContent.trim().toLowerCase());
+      const pairs = cells.map((cell, column) => `${names[column]}=${cell}`);
+      return { row, text: cells.join(" "), words: [...cells.join(" ").split(/\s+/), ...pairs] };
     });
     // lr=0.1 is not lr=0.15, but lr=0. is the beginning of both.
-    const tests = wordsOf(box).map((word) => rows.some(({ pairs }) => pairs.includes(word))
-      ? ({ pairs }) => pairs.includes(word)
-      : ({ text }) => text.includes(word));
-    let left = 0;
-    for (const one of rows) {
-      const out = chosen !== null && "id" in one.row.dataset && !chosen.has(one.row.dataset.id);
-      one.row.hidden = out || !tests.every((test) => test(one));
-      left += one.row.hidden ? 0 : 1;
+    const tests = typed.toLowerCase().split(/\s+/).filter(Boolean).map((word) => {
+      if (!word.includes("=")) return ({ text }) => text.includes(word);
+      const isWhole = rows.some(({ words }) => words.includes(word));
+      return ({ words }) => words.some((one) => (isWhole ? one === word : one.startsWith(word)));
+    });
+    for (const { row, ...texts } of rows) {
+      const isOut = chosen !== null && "id" in row.dataset && !chosen.has(row.dataset.id);
+      row.hidden = isOut || !tests.every((test) => test(texts));
     }
-    say(table, left, rows.length);
+    say(table, rows.filter(({ row }) => !row.hidden).length, rows.length);
   };
-
-  const notes = new Map(); // table: the line that says how many rows are left
 
   const say = (table, left, all) => {
     if (!notes.has(table)) {
@@ -89,27 +88,24 @@
     note.replaceChildren(`${left} of ${all} ${chosen === null ? "shown" : "chosen"} \u2013 `, button);
   };
 
-  const showAll = (table, button) => {
-    for (const box of boxes) {
-      if (box.dataset.filters === table.id) box.value = "";
+  const showAll = (table, from) => {
+    for (const box of boxes.filter((one) => one.dataset.filters === table.id)) {
+      box.value = "";
+      box.focus(); // the button goes
       touched.delete(box);
     }
     update(table);
-    if (chosen !== null) document.dispatchEvent(new CustomEvent("choose", { detail: { ids: null, from: button } }));
+    if (chosen !== null) document.dispatchEvent(new CustomEvent("choose", { detail: { ids: null, from } }));
   };
 
-  const boxes = [...document.querySelectorAll("input[data-filters]")];
   for (const box of boxes) {
-    const table = document.getElementById(box.dataset.filters);
-    box.addEventListener("input", () => update(table));
+    box.addEventListener("input", () => update(document.getElementById(box.dataset.filters)));
     box.form?.addEventListener("submit", (event) => event.preventDefault());
   }
 
   document.addEventListener("choose", ({ detail }) => {
     chosen = detail.ids;
-    for (const table of document.querySelectorAll("table")) {
-      if (table.tHead && table.querySelector("tr[data-id]")) update(table);
-    }
+    new Set([...document.querySelectorAll("tr[data-id]")].map((row) => row.closest("table"))).forEach(update);
   });
 
   // ---- load again -------------------------------------------------------------------------------------------------
@@ -117,7 +113,7 @@
     if (target.value === "") touched.delete(target);
     else touched.add(target);
   });
-  document.addEventListener("reset", () => touched.clear());
+  document.addEventListener("reset", ({ target }) => [...target.elements].forEach((field) => touched.delete(field)));
   const isBusy = () => document.hidden || chosen !== null || touched.size > 0 || document.querySelector("dialog[open]");
   const seconds = Number(document.documentElement.dataset.reload ?? 0);
   if (seconds) setInterval(() => { if (!isBusy()) location.reload(); }, 1000 * seconds);
