@@ -15,6 +15,7 @@ THUMB = 64  # largest side of a picture in the sprite sheet
 STILL = 96  # side of the pictures that show without JavaScript
 SPRITE_BYTES = 560_000
 ROW_BYTES = 8_000  # of pictures side by side
+SMALL = 128 * 128  # pixels, up to which its tables are worth fitting and Pillow's buffer has room for that
 QUALITIES = ((90, 0), (80, 0), (60, 2), (30, 2), (10, 2))  # and chroma: 0 = full, 2 = halved both ways
 
 
@@ -47,7 +48,7 @@ def _sprite(images: Tensor, side: int) -> Sprite:
     cells = images.new_zeros(-(-count // columns) * columns, 3, height, width)
     cells[:count] = images
     sheet = cells.unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
-    return Sprite(_uri(to_picture(sheet), SPRITE_BYTES), columns, width, height)
+    return Sprite(uri(to_picture(sheet), SPRITE_BYTES), columns, width, height)
 
 
 def _shrunk(images: Tensor, side: int) -> Tensor:
@@ -61,11 +62,16 @@ def _shrunk(images: Tensor, side: int) -> Tensor:
 
 def still(image: Tensor, *maps: np.ndarray) -> str:
     """Return a picture and its heat maps (H, W) side by side as a data URI."""
-    picture = to_picture(image)
-    scale = STILL / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    picture = picture.resize(size, Image.Resampling.BICUBIC)
+    picture = scaled(image, STILL)
     return row([picture, *(overlay(picture, heat) for heat in maps)], gap=2)
+
+
+def scaled(image: Tensor, side: int) -> Image.Image:
+    """Scale uint8 (3, H, W) smoothly so that its longer side has ``side`` pixels."""
+    picture = to_picture(image)
+    scale = side / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.BICUBIC)
 
 
 def row(pictures: list[Image.Image], gap: int) -> str:
@@ -76,7 +82,7 @@ def row(pictures: list[Image.Image], gap: int) -> str:
     for picture in pictures:
         strip.paste(picture, (x, 0))
         x += picture.width + gap
-    return _uri(strip, ROW_BYTES)
+    return uri(strip, ROW_BYTES)
 
 
 def grid_bytes(grids: Tensor) -> str:
@@ -92,11 +98,12 @@ def to_picture(image: Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
 
 
-def _uri(picture: Image.Image, limit: int) -> str:
+def uri(picture: Image.Image, limit: int) -> str:
     """Return a picture as JPEG in a data URI, in the first of QUALITIES that keeps to `limit` bytes."""
+    optimize = picture.width * picture.height <= SMALL
     for quality, subsampling in QUALITIES:
         file = io.BytesIO()
-        picture.save(file, "JPEG", quality=quality, subsampling=subsampling)
+        picture.save(file, "JPEG", quality=quality, subsampling=subsampling, optimize=optimize)
         if file.tell() <= limit:
             break
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

@@ -26,7 +26,14 @@ def predictions(folder: Path) -> dict[str, np.ndarray] | None:
 
     Raises OSError where the file is damaged.
     """
-    path = RunFolder(folder).analysis / "predictions.npz"
+    return arrays(RunFolder(folder).analysis / "predictions.npz")
+
+
+def arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """Return the arrays of an .npz file without pickles; None where there is no file.
+
+    Raises OSError where the file is damaged.
+    """
     if not path.exists():
         return None
     try:
