@@ -58,7 +58,7 @@ class Card:
     picture: str  # data URI; "" where the data is not there
     label: str
     name: str
-    census: str  # how many of all runs answer what
+    census: str  # how many of all runs answer what; "" where all are shown
     right: str  # places of the shown runs that are right
     preds: str  # class number each shown run answers
     is_missed: bool  # by all runs, not the shown ones alone
@@ -86,9 +86,7 @@ class Gallery:
 
     runs: list[Shown]
     cards: list[Card]
-    counts: dict[
-        str, Any
-    ]  # of all pictures: total, missed; of two shown runs: only[a][b] right, differ[a][b]
+    counts: dict[str, Any]  # of all pictures: total, missed, and of two runs only[a][b] right, differ[a][b]
     lead: str
     notes: list[str]
 
@@ -171,7 +169,7 @@ def gallery(comparison: Comparison, *, cams: Maps | None = None) -> Gallery | No
         maps |= saved(one)
     runs, made = _shown(choice.shown), cards(choice, images, maps)
     if images is not None:
-        notes += _told_maps(runs, made)
+        notes += _told_maps(runs, made, "; compare --cams computes the others" if cams is None else "")
     return Gallery(runs, made, _counts(choice), _lead(choice), notes)
 
 
@@ -188,14 +186,14 @@ def cards(choice: Choice, images: Tensor | None, maps: Maps) -> list[Card]:
 
 
 def _shown(shown: Sequence[Analysed]) -> list[Shown]:
-    several = len({one.configuration.letter for one in shown}) == 1
+    letters = [one.configuration.letter for one in shown]
+    of_one = len(set(letters)) == 1
     return [
         Shown(
-            f"{c.letter} s{one.run.seed}" if several else c.letter,
-            f"{cut(c.label, FILE)}, seed {one.run.seed}",
+            f"{letter} s{one.run.seed}" if of_one else letter,
+            f"{cut(one.configuration.label, FILE)}, seed {one.run.seed}",
         )
-        for one in shown
-        for c in [one.configuration]
+        for letter, one in zip(letters, shown, strict=True)
     ]
 
 
@@ -211,21 +209,28 @@ def _images(choice: Choice) -> tuple[Tensor | None, list[str]]:
 def _card(choice: Choice, row: int, image: Tensor | None, maps: Maps) -> Card:
     pictures = choice.shown[0].pictures
     label, classes = int(choice.labels[row]), pictures.classes
-    answers = Counter(choice.preds[:, row].tolist()).most_common()
-    census = ", ".join(f"{cut(classes[pred], NAME)} {count}" for pred, count in answers[:ANSWERS])
-    others = sum(count for _, count in answers[ANSWERS:])
     preds = [int(said.preds[row]) for said in choice.said]
     name = pictures.names[row] if pictures.names else f"index {pictures.index[row]}"
     return Card(
         picture="" if image is None else Markup(uri(scaled(image, STILL), PICTURE_BYTES)),
         label=cut(classes[label], NAME),
         name=name if len(name) <= FILE else "\u2026" + name[1 - FILE :],
-        census=f"{len(choice.preds)} runs: {census}" + (f", others {others}" if others else ""),
+        census=_census(choice, row),
         right=" ".join(str(place) for place, pred in enumerate(preds) if pred == label),
         preds=" ".join(map(str, preds)),
         is_missed=label not in choice.preds[:, row],
         answers=[_answer(choice, place, row, image, maps) for place in range(len(preds))],
     )
+
+
+def _census(choice: Choice, row: int) -> str:
+    """Say how many of all runs answer what, where more have answered than are shown."""
+    if len(choice.preds) == len(choice.shown):
+        return ""
+    classes, counts = choice.shown[0].pictures.classes, Counter(choice.preds[:, row].tolist())
+    answers = [f"{cut(classes[pred], NAME)} {count}" for pred, count in counts.most_common(ANSWERS)]
+    others = len(choice.preds) - sum(count for _, count in counts.most_common(ANSWERS))
+    return f"{len(choice.preds)} runs: {', '.join(answers)}" + (f", others {others}" if others else "")
 
 
 def _answer(choice: Choice, place: int, row: int, image: Tensor | None, maps: Maps) -> Answer:
@@ -267,9 +272,9 @@ def _lead(choice: Choice) -> str:
     )
 
 
-def _told_maps(runs: Sequence[Shown], cards: Sequence[Card]) -> list[str]:
+def _told_maps(runs: Sequence[Shown], cards: Sequence[Card], hint: str) -> list[str]:
     have = [sum(bool(card.answers[place].map) for card in cards) for place in range(len(runs))]
     if min(have, default=0) == len(cards):
         return []
     each = ", ".join(f"{run.tag} {count}" for run, count in zip(runs, have, strict=True))
-    return [f"Of {len(cards)} pictures there are maps of {each}; compare --cams computes the others."]
+    return [f"Of {len(cards)} pictures there are maps of {each}{hint}."]
