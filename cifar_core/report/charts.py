@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from markupsafe import Markup
 
-from cifar_core.report.frame import CURVE, Frame, Points, ends, figure, number, quantity, svg
+from cifar_core.report.frame import CURVE, Frame, Points, ends, figure, is_share, number, quantity, svg
 from cifar_core.report.markup import text
 
 COLOURED = 6  # lines up to which each has its colour and dashes
@@ -55,7 +55,7 @@ def curves(title: str, lines: Sequence[Line], *, mark: float | None = None) -> M
     drawn = [line for place, line in enumerate(seen) if place in kept or line.kind == "best"]
     points = [point for line in drawn for point in line.known]
     frame = Frame([at for at, _ in points], [value for _, value in points], CURVE)
-    pen = _Pen(frame, drawn)
+    pen = _Pen(title, frame, drawn)
     content = frame.axes("epoch", title)
     if mark is not None:
         content += f'<path class="mark" d="M{frame.x(mark):.1f} {frame.y.end}V{frame.foot}"/>'
@@ -74,8 +74,8 @@ def curves(title: str, lines: Sequence[Line], *, mark: float | None = None) -> M
 class _Pen:
     """Draws lines; the numbers of their paths are epochs and values in fine units, for the script to read."""
 
-    def __init__(self, frame: Frame, lines: Sequence[Line]) -> None:
-        self.lines, self.scales = lines, (frame.x, frame.y)
+    def __init__(self, title: str, frame: Frame, lines: Sequence[Line]) -> None:
+        self.share, self.lines, self.scales = is_share(title), lines, (frame.x, frame.y)
         self.few = len(lines) <= COLOURED
         self.bins = min(BINS_OF_EPOCHS, max(10, POINTS // (2 * len(lines))))
         whole = all(float(at).is_integer() for line in lines for at, _ in line.known)
@@ -87,7 +87,8 @@ class _Pen:
     @property
     def attributes(self) -> str:
         x, y = (f"{scale.low!r} {unit!r}" for scale, unit in zip(self.scales, self.units, strict=True))
-        return f'class="chart curves {"few" if self.few else "many"}" data-x="{x}" data-y="{y}"'
+        kind, share = "few" if self.few else "many", ' data-share=""' * self.share
+        return f'class="chart curves {kind}" data-x="{x}" data-y="{y}"{share}'
 
     def line(self, place: int) -> str:
         """Draw a line with the mark of its end and dots where it has few points."""

@@ -149,7 +149,7 @@ def slices(axes: Sequence[Axis], result: Axis, ids: Sequence[str]) -> Markup:
 def _slice(axis: _Spread, runs: _Runs, foot: float) -> Markup:
     frame = Frame([-0.04, 1.04], runs.values, SLICE, foot)
     area = f'x="{frame.x.start:g}" y="{frame.y.end:g}" width="{frame.x.end - frame.x.start:g}" '
-    area += f'height="{frame.foot - frame.y.end + 20:g}"'
+    area += f'height="{SLICE[1] - frame.y.end:g}"'
     parts = [frame.axes(axis.name, runs.result.name, [(frame.x(place), name) for place, name in axis.ticks])]
     parts.append(axis.brush("x", (frame.x(0), frame.x(1)), area))
     groups: dict[str, list[float]] = defaultdict(list)
@@ -190,11 +190,12 @@ def parallel(title: str, axes: Sequence[Axis], result: Axis, ids: Sequence[str])
     size = (2 * SIDE + APART * (len(columns) - 1) + 20, LOWER + 24)
     best = max(range(len(runs.values)), key=lambda row: runs.values[row])
     label = f"{title}: {len(runs.values)} runs over {', '.join(c.name for c in columns)}. Best: "
+    room = f"min-width:{0.8 * size[0]:g}px;max-width:{1.2 * size[0]:g}px"  # below, it scrolls in its box
     picture = svg(
         label + runs.told(best, runs.axes),
         "".join(parts),
         size=size,
-        attributes=f'class="chart parallel" style="min-width:{0.8 * size[0]:g}px" {runs.attribute}',
+        attributes=f'class="chart parallel" style="{room}" {runs.attribute}',
     )
     return figure(title, f'<div class="scroll">{picture}</div>', runs.note)
 
