@@ -11,9 +11,10 @@ EXAMPLES = """examples:
   python -m experiments.compare sweeps/lr runs/2026-01-31/12-00-00_resnet18 --out lr_or_default
   python -m experiments.compare --filter "params.model._target_ = 'cifar_core.models.resnet.resnet18'"
 
-Prints Markdown and writes comparison.html (for people), comparison.md and, with every row and digit,
-configurations.csv, runs.csv, differences.csv, pairs.csv, classes.csv and missed.csv.
-Configurations are ranked by validation accuracy alone. Runs without a validation split are listed apart.
+Prints the configurations and what they come to. Writes comparison.html (for people), comparison.md and, with
+every row and digit, configurations.csv, runs.csv, differences.csv, pairs.csv, classes.csv and missed.csv.
+Configurations are ranked by validation accuracy alone, those whose seeds have all finished; runs without a
+validation split are listed apart, and nothing is called best where data or validation pictures differ.
 """
 
 
@@ -36,15 +37,16 @@ def main() -> None:
         parser.error("--uri and --experiment say where --filter searches, which is not given")
     with exit_codes():
         signals.catch()
-        from experiments.comparison import read, write
+        from experiments.comparison import read, terminal, write
 
         with user_mistakes():
             paths = list(arguments.folders)
             if arguments.filter is not None:
                 paths += read.tracked(arguments.uri, arguments.experiment, arguments.filter)
             folders = read.run_folders(paths)
-        print(write.write(folders, arguments.out))
-        print(f"files: {arguments.out / 'comparison.html'} and more beside it", file=sys.stderr)
+        comparison = write.write(folders, arguments.out)
+        print(*terminal.lines(comparison), sep="\n")
+        print(f"page: {arguments.out / 'comparison.html'}, with more beside it", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ ROOMS: dict[str, set[str]] = {
 # What is imported late in cifar_core: module, import, reason.
 LATE = {
     ("cifar_core.data.sources", "sklearn.datasets.load_digits"): "takes a second, for one source",
-    ("cifar_core.explain.statistics", "scipy.stats.t"): "takes a second, for a comparison alone",
-    ("cifar_core.explain.statistics", "scipy.stats.binom"): "the same",
+    ("cifar_core.explain.statistics", "scipy.special.stdtrit"): "a fifth of a second, for a comparison",
+    ("cifar_core.explain.statistics", "scipy.special.betainc"): "the same",
     ("cifar_core.models.timm_bridge", "timm"): "an optional package",
     ("cifar_core.train.checkpoint", "safetensors.torch.load_file"): "the same",
     ("cifar_core.report.analyse", "cifar_core.report.plots"): "matplotlib, not for the light level",

@@ -64,10 +64,10 @@ def spread(values: Sequence[float]) -> Spread:
     mean = math.fsum(values) / count if count else math.nan
     if count < 2:
         return Spread(count, mean, math.nan, math.nan, math.nan)
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     std = float(np.std(values, ddof=1))
-    half = float(t.ppf((1 + LEVEL) / 2, count - 1)) * std / math.sqrt(count)
+    half = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * std / math.sqrt(count)
     return Spread(count, mean, std, max(0.0, mean - half), min(1.0, mean + half))
 
 
@@ -79,10 +79,11 @@ def mcnemar(hits_a: np.ndarray, hits_b: np.ndarray) -> McNemar:
     """
     if hits_a.shape != hits_b.shape or hits_a.ndim != 1:
         raise ValueError(f"hits must be of the same pictures, got {hits_a.shape} and {hits_b.shape}")
-    from scipy.stats import binom
+    from scipy.special import betainc
 
     only_a, only_b = int((hits_a & ~hits_b).sum()), int((hits_b & ~hits_a).sum())
-    p = min(1.0, 2 * float(binom.cdf(min(only_a, only_b), only_a + only_b, 0.5)))
+    tail = betainc(max(only_a, only_b), min(only_a, only_b) + 1, 0.5)  # of the binomial distribution
+    p = min(1.0, 2 * float(tail))
     return McNemar(only_a, only_b, p)
 
 

@@ -1,15 +1,16 @@
-"""How a comparison reads: as Markdown, and as one HTML file that needs nothing else."""
+"""How a comparison reads as one HTML file that needs nothing else."""
 
 from collections.abc import Sequence
 from importlib import resources
 
 from cifar_core.report.charts import line_chart
-from cifar_core.report.markup import shown, table, text
+from cifar_core.report.markup import table, text
 from experiments.comparison.groups import Comparison, Configuration
-from experiments.comparison.tables import LIMITS, Table, tables
+from experiments.comparison.tables import Table, tables
 from experiments.comparison.verdict import verdict, warnings
 
 CURVES = 4  # lines of one chart
+ROWS = 200  # of a table; the CSV files have all
 
 STYLE = """
 .line.s3 { stroke: var(--focus); stroke-dasharray: 8 3 2 3; }
@@ -41,20 +42,6 @@ PAGE = """<!doctype html>
 """
 
 
-def markdown(comparison: Comparison) -> str:
-    """Return the comparison in Markdown."""
-    lines = ["# Comparison", "", _escaped(verdict(comparison)), ""]
-    lines += [f"> **Warning:** {_escaped(line)}\n" for line in warnings(comparison)]
-    for one in tables(comparison):
-        lines += [f"## {one.title}", ""]
-        if note := one.note(LIMITS["markdown"]):
-            lines += [_escaped(note), ""]
-        if one.rows:
-            cells = [list(one.columns), ["---"] * len(one.columns), *one.cells(LIMITS["markdown"])]
-            lines += ["| " + " | ".join(map(_escaped, row)) + " |" for row in cells] + [""]
-    return "\n".join(lines)
-
-
 def page(comparison: Comparison) -> str:
     """Return the comparison as one HTML page, without scripts or anything to load."""
     css = resources.files("cifar_core.report").joinpath("templates/style.css").read_text(encoding="utf-8")
@@ -71,7 +58,7 @@ def page(comparison: Comparison) -> str:
 
 
 def _section(one: Table) -> str:
-    limit = LIMITS["html"]
+    limit = ROWS
     grid = table(list(one.columns), one.cells(limit), numbers=one.numbers) if one.rows else ""
     return (
         f'<section><h2>{text(one.title)}</h2><p class="hint">{text(one.note(limit))}</p>'
@@ -102,11 +89,3 @@ def _with_first(configurations: Sequence[Configuration]) -> list[list[Configurat
     first, *rest = configurations
     step = CURVES - 1
     return [[first, *rest[n : n + step]] for n in range(0, max(1, len(rest)), step)]
-
-
-def _escaped(line: str) -> str:
-    """Keep a text from ending a Markdown cell, a line, or turning into HTML."""
-    line = shown(line)
-    for mark in "\\`*<|":
-        line = line.replace(mark, f"\\{mark}")
-    return line

@@ -13,8 +13,6 @@ from experiments.comparison.read import BEST, TEST, Run
 TableRow = Mapping[str, Any]
 Columns = dict[str, Callable[[TableRow], str]]
 
-LIMITS = {"markdown": 10, "html": 200}  # rows of a table; the CSV files have all
-
 
 @dataclass(frozen=True)
 class Table:
@@ -40,23 +38,7 @@ class Table:
 def tables(comparison: Comparison) -> list[Table]:
     """Return all tables of a comparison that have something to tell."""
     each = [
-        _configurations(
-            comparison.ranked,
-            "Ranked by validation accuracy",
-            "Mean ± standard deviation over seeds, and the 95 % interval of the mean (Student's t). Each "
-            "run's best epoch was chosen by validation; its test accuracy was read once and ranks nothing.",
-        ),
-        _configurations(
-            comparison.partial,
-            "Not ranked: seeds are missing",
-            "A mean is over the seeds that have finished, and those need not be like the others.",
-        ),
-        _configurations(
-            comparison.apart,
-            "Apart: without a validation split",
-            "Not ranked. Protocol test_each_epoch: every choice was made in sight of the test pictures; "
-            "test_once: they were read at the end alone, and nothing was chosen.",
-        ),
+        *configurations(comparison),
         _pairs(comparison),
         _classes(comparison),
         _missed(comparison),
@@ -67,7 +49,38 @@ def tables(comparison: Comparison) -> list[Table]:
     return [table for table in each if table is not None]
 
 
-def _configurations(configurations: Sequence[Configuration], title: str, hint: str) -> Table | None:
+def configurations(comparison: Comparison, *, tested: bool = True) -> list[Table]:
+    """Return the configurations: those ranked, those that lack a seed, those without validation.
+
+    With ``tested`` false those of which validation can tell have no test figures.
+    """
+    each = [
+        _configurations(
+            comparison.ranked,
+            "Ranked by validation accuracy",
+            "Mean ± standard deviation over seeds, and the 95 % interval of the mean (Student's t). Each "
+            "run's best epoch was chosen by validation; its test accuracy was read once and ranks nothing.",
+            tested=tested,
+        ),
+        _configurations(
+            comparison.partial,
+            "Not ranked: seeds are missing",
+            "A mean is over the seeds that have finished, and those need not be like the others.",
+            tested=tested,
+        ),
+        _configurations(
+            comparison.apart,
+            "Apart: without a validation split",
+            "Not ranked. Protocol test_each_epoch: every choice was made in sight of the test pictures; "
+            "test_once: they were read at the end alone, and nothing was chosen.",
+        ),
+    ]
+    return [table for table in each if table is not None]
+
+
+def _configurations(
+    configurations: Sequence[Configuration], title: str, hint: str, *, tested: bool = True
+) -> Table | None:
     columns: Columns = {
         "configuration": lambda row: f"{row['letter']}: {row['configuration']}",
         "runs": lambda row: str(row["runs"]),
@@ -79,8 +92,10 @@ def _configurations(configurations: Sequence[Configuration], title: str, hint: s
         "seconds": lambda row: "-" if math.isnan(row["seconds"]) else f"{row['seconds']:,.1f}",
         "pictures/s": lambda row: _number(row["images_per_second"]),
     }
-    if not any(c.others for c in configurations):
+    if all(c.state == f"{len(c.runs)} finished" for c in configurations):
         del columns["state"]
+    if not tested:
+        del columns["test/acc"], columns["test 95 %"]
     if not any(BEST in run.metrics for c in configurations for run in c.runs):
         del columns["val/acc"], columns["val 95 %"]
     rows = [configuration_row(c) | {"val": c.spread(BEST), "test": c.spread(TEST)} for c in configurations]

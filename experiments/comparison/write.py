@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.comparison.groups import compare
-from experiments.comparison.page import markdown, page
+from experiments.comparison.groups import Comparison, compare
+from experiments.comparison.markdown import markdown
+from experiments.comparison.page import page
 from experiments.comparison.read import read
 from experiments.comparison.tables import TableRow, configuration_row, run_row, tables, unfinished
 from experiments.files import csv_text, write_text
@@ -14,13 +15,12 @@ FILES = tuple(
 )
 
 
-def write(folders: Sequence[Path], out_dir: Path) -> str:
-    """Compare the runs in ``folders``, write all files to ``out_dir`` and return the Markdown."""
+def write(folders: Sequence[Path], out_dir: Path) -> Comparison:
+    """Compare the runs in ``folders`` and write all files to ``out_dir``."""
     comparison = compare(read(folder) for folder in folders)
     out_dir.mkdir(parents=True, exist_ok=True)
-    text = markdown(comparison)
     write_text(out_dir / "comparison.html", page(comparison))
-    write_text(out_dir / "comparison.md", text)
+    write_text(out_dir / "comparison.md", markdown(comparison))
     rows: dict[str, list[TableRow]] = {name: [] for name in FILES}
     rows |= {one.file: list(one.rows) for one in tables(comparison)}
     rows["configurations.csv"] = [configuration_row(c) for c in comparison.configurations]
@@ -30,4 +30,4 @@ def write(folders: Sequence[Path], out_dir: Path) -> str:
         (out_dir / name).unlink(missing_ok=True)  # of an earlier comparison
         if lines:
             write_text(out_dir / name, csv_text(lines))
-    return text
+    return comparison

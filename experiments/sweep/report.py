@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
 from experiments.comparison.groups import Comparison, compare
+from experiments.comparison.markdown import note
 from experiments.comparison.read import BEST, TEST
 from experiments.comparison.verdict import verdict
 from experiments.comparison.verdict import warnings as warned
@@ -50,19 +51,9 @@ def write(folder: Path, *, live: bool = False, total: int = 0) -> list[Path]:
     if live:
         page = page.replace("<title>", f'<meta http-equiv="refresh" content="{RELOAD_SECONDS}"><title>', 1)
     write_text(paths[0], page)
-    write_text(paths[1], note(folder, comparison))
+    write_text(paths[1], note(f"Sweep {folder.name}", comparison))
     write_text(paths[2], csv_text(rows, end="\r\n"))
     return paths
-
-
-def note(folder: Path, comparison: Comparison) -> str:
-    """Return the sweep in Markdown: the best point and the ten first of the leaderboard."""
-    rows = _point_cells(comparison)[:10]
-    cost = ", ".join(f"{value:g} {key}" for key, value in comparison.cost.items())
-    lines = [f"# Sweep {folder.name}", "", verdict(comparison), ""]
-    lines += [f"| {' | '.join(rows[0])} |", "|---" * len(rows[0]) + "|"]
-    lines += [f"| {' | '.join(row.values())} |" for row in rows]
-    return "\n".join([*lines, "", *warned(comparison), "", cost, ""])
 
 
 def _page(

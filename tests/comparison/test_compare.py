@@ -32,7 +32,8 @@ def test_a_real_run_is_found_by_mlflow_and_compared(cli: Cli, tmp_path: Path):
     (row,) = rows(tmp_path / "out" / "runs.csv")
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert float(row["test/acc"]) == result["metrics"]["test/acc"]
-    assert done.stdout == (tmp_path / "out" / "comparison.md").read_text() + "\n"
+    assert "Best by validation: A" in done.stdout
+    assert done.stderr == f"page: {tmp_path / 'out' / 'comparison.html'}, with more beside it\n"
 
 
 def test_mistakes_of_the_command(cli: Cli, tmp_path: Path):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cifar_core.explain.statistics import holm
 from experiments.comparison.groups import compare
-from experiments.comparison.page import markdown
+from experiments.comparison.markdown import markdown
 from experiments.comparison.read import Run, run_folders
 from experiments.comparison.verdict import verdict, warnings
 from experiments.comparison.write import write

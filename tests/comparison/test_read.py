@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.comparison.page import markdown
+from experiments.comparison.markdown import markdown
 from experiments.comparison.read import run_folders
 from tests.comparison.by_hand import compared, make
 
