@@ -3,6 +3,7 @@
 import base64
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from cifar_core.report.heat import overlay
 THUMB = 64  # largest side of a picture in the sprite sheet
 STILL = 96  # side of the pictures that show without JavaScript
 SPRITE_BYTES = 560_000
+WIDE = 480  # side of a sheet shrunk, pixels
+SHEET_BYTES = 45_000
 ROW_BYTES = 8_000  # of pictures side by side
 SMALL = 128 * 128  # pixels, up to which its tables are worth fitting and Pillow's buffer has room for that
 QUALITIES = ((90, 0), (80, 0), (60, 2), (30, 2), (10, 2))  # and chroma: 0 = full, 2 = halved both ways
@@ -72,6 +75,18 @@ def scaled(image: Tensor, side: int) -> Image.Image:
     scale = side / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.resize(size, Image.Resampling.BICUBIC)
+
+
+def thumbnail(file: Path) -> str:
+    """Return a picture file, as wide as WIDE and no taller: its top; "" where there is none to be read."""
+    try:
+        with Image.open(file) as picture:
+            sheet = picture.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return ""
+    sheet = sheet.crop((0, 0, sheet.width, min(sheet.height, sheet.width)))
+    sheet.thumbnail((WIDE, WIDE), Image.Resampling.LANCZOS)
+    return uri(sheet, SHEET_BYTES)
 
 
 def row(pictures: list[Image.Image], gap: int) -> str:

@@ -1,91 +1,190 @@
-"""How a comparison reads as one HTML file that needs nothing else."""
+"""How a comparison looks: one HTML file that needs nothing but the runs that it links to."""
 
-from collections.abc import Sequence
-from importlib import resources
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from cifar_core.report.charts import line_chart
-from cifar_core.report.markup import table, text
+from markupsafe import Markup
+
+from cifar_core.report.charts import Line, curves
+from cifar_core.report.embed import thumbnail
+from cifar_core.report.keys import Axis, bars, parallel, slices
+from cifar_core.report.markup import address, percent, render
 from experiments.comparison.groups import Comparison, Configuration
-from experiments.comparison.tables import Table, tables
+from experiments.comparison.pictures import Gallery
+from experiments.comparison.read import BEST, TEST, Run
+from experiments.comparison.tables import tables
 from experiments.comparison.verdict import verdict, warnings
+from experiments.runs.names import starts
 
-CURVES = 4  # lines of one chart
+TEMPLATE = Path(__file__).parent / "templates" / "comparison.html"
+KEYS = 8  # that differ, up to which each has a column and an axis; of more there is a table
+CURVES = ("val/acc", "test/acc", "train/loss")
+THUMBS = {"contact_sheet": "The surest errors", "confusion_matrix": "Confusions"}
 ROWS = 200  # of a table; the CSV files have all
+LISTED = ("pairs.csv", "classes.csv", "differences.csv")  # tables that stand as they are
 
-STYLE = """
-.line.s3 { stroke: var(--focus); stroke-dasharray: 8 3 2 3; }
-circle.s3 { fill: var(--focus); }
-.warn { border-left: 4px solid var(--orange); }
-td:first-of-type { white-space: normal; }
-"""
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<link rel="icon" href="data:,">
-<title>Comparison</title>
-<style>
-{style}
-</style>
-</head>
-<body>
-<header><h1>{title}</h1><p class="lead">{verdict}</p></header>
-<main>
-{sections}
-</main>
-</body>
-</html>
-"""
+Charts = list[tuple[str, Markup]]  # title and drawing
 
 
-def page(comparison: Comparison) -> str:
-    """Return the comparison as one HTML page, without scripts or anything to load."""
-    css = resources.files("cifar_core.report").joinpath("templates/style.css").read_text(encoding="utf-8")
-    sections = [_section(one) for one in tables(comparison)]
-    sections.insert(bool(comparison.ranked) + bool(comparison.apart), _curves(comparison))
-    if lines := warnings(comparison):
-        items = "".join(f"<li>{text(line)}</li>" for line in lines)
-        sections.insert(0, f'<section class="warn"><h2>Mind</h2><ul class="findings">{items}</ul></section>')
-    count = sum(len(c.runs) for c in comparison.configurations)
-    title = f"{count} runs in {len(comparison.configurations)} configurations"
-    return PAGE.format(
-        style=css + STYLE, title=title, verdict=text(verdict(comparison)), sections="\n".join(sections)
+@dataclass(frozen=True)
+class Extras:
+    """What the page of a sweep has beside the comparison of its runs."""
+
+    title: str = ""
+    state: str = ""  # how far a sweep is that is not over
+    reload: int = 0  # seconds
+    notes: Sequence[str] = ()
+    importances: Mapping[str, float] = field(default_factory=dict)
+    commands: Sequence[tuple[str, str]] = ()  # what for, and the line to paste
+    hides_tests: bool = False  # of all but the best, so that nobody chooses by them
+
+
+def page(
+    comparison: Comparison, home: Path, *, gallery: Gallery | None = None, extras: Extras | None = None
+) -> str:
+    """Return the page as it lies in the folder ``home``, from which its links go to the runs."""
+    extras = extras or Extras()
+    members = list(_members(comparison))
+    keys = _short(comparison.keys if len(comparison.keys) <= KEYS else [])
+    listed = [one for one in tables(comparison) if one.file in LISTED]
+    return render(
+        TEMPLATE,
+        scripts=("page.js", "charts.js", *(("pictures.js",) if gallery else ())),
+        reload=extras.reload,
+        title=extras.title or f"{len(members)} runs in {len(comparison.configurations)} configurations",
+        verdict=verdict(comparison),
+        warnings=[*warnings(comparison), *extras.notes],
+        comparison=comparison,
+        extras=extras,
+        tiles=list(_tiles(comparison, len(members))),
+        members=members,
+        keys=keys,
+        curves=list(_curves(comparison)),
+        matters=list(_matters(comparison, keys, extras.importances)),
+        thumbs=list(_thumbs(comparison.best, home)),
+        gallery=gallery,
+        tables=[one for one in listed if not (keys and one.file == "differences.csv")],
+        limit=ROWS,
+        links={run.folder: list(_links(run, home)) for _, run in members},
+        clock=clock,
+        rounded=rounded,
     )
 
 
-def _section(one: Table) -> str:
-    limit = ROWS
-    grid = table(list(one.columns), one.cells(limit), numbers=one.numbers) if one.rows else ""
-    return (
-        f'<section><h2>{text(one.title)}</h2><p class="hint">{text(one.note(limit))}</p>'
-        f'<div class="scroll tall">{grid}</div></section>'
-    )
+def _members(comparison: Comparison) -> Iterator[tuple[Configuration | None, Run]]:
+    """Yield each run with its configuration, if it has any."""
+    for c in comparison.configurations:
+        yield from ((c, run) for run in (*c.runs, *c.others))
+    yield from ((None, run) for run in comparison.damaged)
 
 
-def _curves(comparison: Comparison) -> str:
-    charts = []
-    for configurations, metric in (
-        (comparison.ranked, "val/acc"),
-        (comparison.apart, "test/acc"),
-        (comparison.ranked, "train/loss"),
-    ):
-        for group in _with_first([c for c in configurations if c.curve(metric)]):
-            series = {c.letter: c.curve(metric) for c in group}
-            title = f"{metric}: {', '.join(series)}"
-            charts.append(line_chart(title, series))
-    hint = "Mean over seeds by epoch; the first configuration is in each chart, to compare with."
-    drawn = f'<div class="charts">{"".join(charts)}</div>'
-    return f'<section><h2>Curves</h2><p class="hint">{hint}</p>{drawn}</section>'
+def _short(keys: Sequence[str]) -> dict[str, str]:
+    """Return a short name for each key: `lr` for `optimizer.lr`, `model` for a group."""
+    return {key: start.removesuffix("=") or key for key, start in starts(keys).items()}
 
 
-def _with_first(configurations: Sequence[Configuration]) -> list[list[Configuration]]:
-    """Split into charts of at most CURVES lines, each with the first configuration."""
-    if not configurations:
-        return []
-    first, *rest = configurations
-    step = CURVES - 1
-    return [[first, *rest[n : n + step]] for n in range(0, max(1, len(rest)), step)]
+def rounded(text: str) -> str:
+    """Return a long number in four digits, anything else as it is."""
+    try:
+        return f"{float(text):.4g}" if len(text) > 8 else text
+    except ValueError:
+        return text
+
+
+def clock(seconds: float) -> str:
+    """Return a time as people say it: `34 s`, `12 min`, `3.4 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _tiles(comparison: Comparison, runs: int) -> Iterator[tuple[str, str, str]]:
+    """Yield label, figure and note of each headline number."""
+    if best := comparison.best:
+        figure, test = best.spread(BEST), best.spread(TEST)
+        yield "Best val/acc", percent(figure.mean, 2), f"{best.letter}, n = {figure.count}"
+        if test.count:
+            yield "Its test/acc", percent(test.mean, 2), f"n = {test.count}; it chose nothing"
+    counts = dict(comparison.cost)
+    seconds, epochs = counts.pop("training seconds"), counts.pop("epochs")
+    yield "Runs", f"{runs:,}", ", ".join(f"{n:g} {status}" for status, n in counts.items())
+    ranked = f"{len(comparison.ranked):,} ranked"
+    yield "Configurations", f"{len(comparison.configurations):,}", ranked
+    yield "Training", clock(seconds), f"{epochs:,g} epochs in all"
+    if alike := comparison.agreement:
+        pictures, runs = len(comparison.paired[0].pictures.labels), len(comparison.paired)
+        yield "Missed by all", percent(alike.all_wrong), f"of {pictures:,} pictures, {runs} runs"
+
+
+def _links(run: Run, home: Path) -> Iterator[tuple[str, str]]:
+    """Yield name and address of what there is of a run."""
+    folder = Path(os.path.relpath(run.folder, home))
+    if (run.folder / "analysis" / "report.html").exists():
+        yield "report", address(folder / "analysis" / "report.html")
+    if run.folder.exists():
+        yield "folder", f"{address(folder)}/"
+    if run.page.startswith(("http://", "https://")):
+        yield "MLflow", run.page
+
+
+def _curves(comparison: Comparison) -> Iterator[Markup]:
+    """Yield a chart of each metric: the mean of each configuration, or each run of a single one."""
+    for metric in CURVES:
+        if lines := [line for line in _lines(comparison, metric) if line.points]:
+            yield curves(metric, lines)
+
+
+def _lines(comparison: Comparison, metric: str) -> Iterator[Line]:
+    if len(comparison.configurations) == 1:
+        (only,) = comparison.configurations
+        for run in (*only.runs, *only.others):
+            points = [(row["epoch"], row[metric]) for row in run.history if metric in row]
+            yield Line(f"s{run.seed}", f"seed {run.seed}", points, _kind(run.status))
+        return
+    for c in comparison.configurations:
+        kind = "best" if c is comparison.best else "" if c.runs else _kind(c.others[0].status)
+        yield Line(c.letter, f"{c.letter} {c.label}", c.curve(metric), kind)
+
+
+def _kind(status: str) -> str:
+    return status if status in ("pruned", "failed") else ""
+
+
+def _matters(
+    comparison: Comparison, keys: Mapping[str, str], shares: Mapping[str, float]
+) -> Iterator[Markup]:
+    """Yield charts that show which of the keys make a difference."""
+    if shares:
+        named = {keys.get(key, key): share for key, share in shares.items()}
+        yield bars("Share of the variance of val/acc (fANOVA)", named)
+    metric = BEST if comparison.ranked or comparison.partial else TEST
+    shown = [c for c in comparison.configurations if c.spread(metric).count]
+    axes = [Axis(name, _values([c.params[key] for c in shown])) for key, name in keys.items()]
+    axes = [axis for axis in axes if len(set(axis.values)) > 1]
+    if not axes:
+        return
+    result = Axis(metric.removesuffix("_best"), [c.spread(metric).mean for c in shown])
+    ids = [c.letter for c in shown]
+    yield slices(axes, result, ids)
+    if len(axes) > 1:
+        yield parallel("All parameters together", axes, result, ids)
+
+
+def _values(texts: Sequence[str]) -> list[float | str | None]:
+    """Return values of a key as numbers, where all that are there are numbers."""
+    try:
+        return [float(text) if text else None for text in texts]
+    except ValueError:
+        return [text or None for text in texts]
+
+
+def _thumbs(best: Configuration | None, home: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield title, small picture and address of sheets of the best configuration's first run."""
+    if best is None:
+        return
+    for name, title in THUMBS.items():
+        file = best.runs[0].folder / "analysis" / f"{name}.png"
+        if picture := thumbnail(file):
+            yield title, picture, address(os.path.relpath(file, home))

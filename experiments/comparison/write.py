@@ -6,6 +6,7 @@ from pathlib import Path
 from experiments.comparison.groups import Comparison, compare
 from experiments.comparison.markdown import markdown
 from experiments.comparison.page import page
+from experiments.comparison.pictures import gallery
 from experiments.comparison.read import read
 from experiments.comparison.tables import TableRow, configuration_row, run_row, tables, unfinished
 from experiments.files import csv_text, write_text
@@ -19,7 +20,7 @@ def write(folders: Sequence[Path], out_dir: Path) -> Comparison:
     """Compare the runs in ``folders`` and write all files to ``out_dir``."""
     comparison = compare(read(folder) for folder in folders)
     out_dir.mkdir(parents=True, exist_ok=True)
-    write_text(out_dir / "comparison.html", page(comparison))
+    write_text(out_dir / "comparison.html", page(comparison, out_dir.resolve(), gallery=gallery(comparison)))
     write_text(out_dir / "comparison.md", markdown(comparison))
     rows: dict[str, list[TableRow]] = {name: [] for name in FILES}
     rows |= {one.file: list(one.rows) for one in tables(comparison)}

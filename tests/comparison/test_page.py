@@ -1,43 +1,104 @@
-"""The page of a comparison: one file, nothing to load or run, everything escaped."""
+"""The page of a comparison: links resolve, everything is escaped, and there are the parts that it has."""
 
-import re
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
-from experiments.comparison.page import page
+import pytest
+
+from experiments.comparison.page import Extras, clock, page, rounded
 from tests.comparison.by_hand import compared, make
 
 
-class Links(HTMLParser):
-    """Gathers what a page would load or run, and the texts it shows."""
+class Parts(HTMLParser):
+    """Gathers the links of a page, what it would load, its elements and the texts it shows or tells."""
 
-    def __init__(self) -> None:
+    def __init__(self, content: str) -> None:
         super().__init__()
-        self.loads, self.tags, self.texts = [], set(), []
+        self.links, self.loads, self.tags, self.texts = [], [], set(), []
+        self.feed(content)
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
         self.tags.add(tag)
-        self.loads += [value for key, value in attrs if key in ("src", "href") and value != "data:,"]
+        self.links += [value for key, value in attrs if key == "href" and tag == "a"]
+        self.loads += [value for key, value in attrs if key in ("src", "href") and tag != "a"]
+        self.texts += [value for _, value in attrs]
         assert not any(key.startswith("on") for key, _ in attrs)
 
     def handle_data(self, data: str) -> None:
-        self.texts.append(data)
+        self.texts.append(data.strip())
 
 
-def test_the_page_is_one_file_without_script_and_escapes_everything(runs: Path):
-    make(runs / "evil<script>alert(1)</script>", status="failed", words=("<img src=x onerror=alert(1)>",))
+def test_the_page_loads_nothing_and_escapes_everything(runs: Path):
+    make(runs / "evil<i>", lr=3, status="failed", words=("name=<img src=x onerror=alert(1)>",))
     make(runs / "odd", lr=0.7, val=0.1, words=("name=</style><b>bold</b>",))
-    parser = Links()
-    parser.feed(page(compared(runs)))
-    assert parser.loads == []
-    assert not parser.tags & {"script", "img", "b", "i", "iframe", "object"}
-    assert {"svg", "table"} <= parser.tags
-    assert any("evil<script>" in text for text in parser.texts)
-    assert "C: lr=0.7 </style><b>bold</b>" in parser.texts
+    parts = Parts(page(compared(runs), runs.parent / "out"))
+    assert all(value.startswith("data:") for value in parts.loads)
+    assert not parts.tags & {"b", "iframe", "object"}
+    assert any("<img src=x onerror=alert(1)>" in str(text) for text in parts.texts)
+    assert any("</style><b>bold</b>" in str(text) for text in parts.texts)
 
 
-def test_charts_hold_few_lines_and_always_the_first(tmp_path: Path):
-    for number in range(6):
-        make(tmp_path / str(number), lr=0.1 * (number + 1), val=0.9 - 0.1 * number)
-    titles = re.findall(r"<figcaption>val/acc: (.*?)</figcaption>", page(compared(tmp_path)))
-    assert titles == ["A, B, C, D", "A, E, F"]
+def test_each_link_of_the_page_leads_to_something(runs: Path):
+    make(runs / "with #? % signs", lr=0.9)
+    for folder in (runs / "low0", runs / "with #? % signs"):
+        (folder / "analysis" / "report.html").touch()
+    out = runs.parent / "out" / "deeper"
+    out.mkdir(parents=True)
+    content = page(compared(runs), out)
+    links = Parts(content).links
+    assert all((out / unquote(link)).exists() for link in links if not link.startswith("#"))
+    assert all(f'id="{link[1:]}"' in content for link in links if link.startswith("#"))
+    assert sum(link.endswith("report.html") for link in links) == 2 * 2  # in both tables
+
+
+def test_test_figures_of_all_but_the_best_can_be_hidden(runs: Path):
+    content = page(compared(runs), runs, extras=Extras(hides_tests=True))
+    best, other = (compared(runs).ranked[n].spread("test/acc") for n in (0, 1))
+    assert str(best) in content
+    assert str(other) in page(compared(runs), runs)
+    assert str(other) not in content
+
+
+def test_keys_that_differ_have_a_column_and_many_a_table_of_their_own(tmp_path: Path):
+    make(tmp_path / "a", lr=0.1)
+    make(tmp_path / "b", lr=0.2)
+    assert '<th scope="col">lr</th>' in page(compared(tmp_path), tmp_path)
+    make(tmp_path / "c", lr=0.2, **{f"option{n}": n for n in range(9)})
+    content = page(compared(tmp_path), tmp_path)
+    assert '<th scope="col">lr</th>' not in content
+    assert "trainer.option7" in content
+
+
+def test_failures_of_one_kind_are_told_once_with_their_log(tmp_path: Path):
+    for seed in range(3):
+        make(tmp_path / str(seed), seed=seed, status="failed")
+    content = page(compared(tmp_path), tmp_path)
+    assert "3 runs: why &lt;b&gt;not&lt;/b&gt; | so" in content
+
+
+def test_the_commands_and_the_state_of_a_sweep_are_told(runs: Path):
+    extras = Extras(
+        title="Sweep <x>", state="Running: 1 of 3", reload=30, commands=[("Extend it", "python -m a 'b c'")]
+    )
+    content = page(compared(runs), runs, extras=extras)
+    assert "<title>Sweep &lt;x&gt;</title>" in content
+    assert 'data-reload="30"' in content
+    assert "Running: 1 of 3" in content
+    assert "python -m a &#39;b c&#39;</pre>" in content
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0, "0 s"), (99, "99 s"), (150, "2 min"), (5_400, "90 min"), (9_000, "2.5 h")]
+)
+def test_times_are_said_as_people_do(seconds: float, said: str):
+    assert clock(seconds) == said
+
+
+def test_long_numbers_are_rounded_and_texts_stay():
+    assert [rounded(text) for text in ("0.1", "0.0123456789", "randaugment", "1e-05")] == [
+        "0.1",
+        "0.01235",
+        "randaugment",
+        "1e-05",
+    ]

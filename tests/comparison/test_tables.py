@@ -39,5 +39,5 @@ def test_one_run_alone_is_no_trouble(tmp_path: Path):
     make(tmp_path / "only")
     found = compared(tmp_path)
     assert verdict(found) == "Best by validation: A (lr=0.1), val/acc 80.00 %; its test accuracy: 100.00 %."
-    assert page(found).count("<figcaption>") == 2
+    assert page(found, tmp_path).count('class="plot"') == 2
     assert found.pairs == []
