@@ -9,7 +9,7 @@ import pytest
 from jinja2 import UndefinedError
 from markupsafe import Markup
 
-from cifar_core.report.markup import Cell, address, percent, render, text
+from cifar_core.report.markup import Cell, address, flatten, percent, render, script_json, shown, text
 
 PAGE = """{% extends "base.html" %}
 {% import "parts.html" as parts %}
@@ -87,3 +87,18 @@ def test_a_share_as_a_person_writes_it():
 
 def test_an_unknown_share_is_a_dash():
     assert percent(None) == percent(math.nan) == percent(math.nan, space=" ") == "-"
+
+
+@pytest.mark.parametrize("evil", ["</script>", "<!--", "\u2028", "\u2029", "&amp;", "]]>", "\udcff"])
+def test_json_cannot_leave_its_script_element(evil: str):
+    inside = script_json({evil: [evil]})
+    assert json.loads(inside) == {evil: [evil]}
+    assert inside.isascii()
+    assert not set(inside) & set("<>&")
+
+
+def test_texts_are_escaped_and_made_printable():
+    assert text("<a href=\"x\" title='y'>&") == "&lt;a href=&#34;x&#34; title=&#39;y&#39;&gt;&amp;"
+    assert shown("a\nb\u202ec\u2028\udcff\x00") == "a\\nb\\u202ec\\u2028\\udcff\\x00"
+    assert shown("Käfer 猫 5\u00a0%") == "Käfer 猫 5\u00a0%"
+    assert flatten({"a": {"b": 1, "c": {}}, "d": [1]}) == [("a.b", 1), ("d", [1])]
