@@ -16,7 +16,7 @@ from experiments.config.compose import compose
 from experiments.runs.story import run
 from tests.conftest import PROJECT
 
-KILLS = int(os.environ.get("KILLS", "4"))
+KILLS = int(os.environ.get("KILLS", "2"))
 ARGUMENTS = [
     *(
         "experiment=quickstart",
@@ -61,7 +61,7 @@ def test_killed_again_and_again(tmp_path: Path):
         kills += process.poll() is None
         process.kill()
         process.wait()
-    assert kills >= KILLS - 2  # it may have ended before the last ones
+    assert 2 * kills >= KILLS  # it may have ended before the others
     last = start(folder)
     assert last.wait(timeout=240) == 0
     run(compose(ARGUMENTS), whole)

@@ -14,7 +14,7 @@ import pytest
 from experiments.sweep.home import Home
 from tests.sweep.conftest import Sweep, wait_until
 
-KILLS = int(os.environ.get("KILLS", "3"))
+KILLS = int(os.environ.get("KILLS", "2"))
 NAMES = ["flip_lr-0.05", "flip_lr-0.1", "none_lr-0.05", "none_lr-0.1"]
 
 

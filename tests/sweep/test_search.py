@@ -23,6 +23,7 @@ from cifar_core.train.numerics import numerics
 from experiments.config import build
 from experiments.config.compose import compose_saved
 from experiments.config.values import settings
+from experiments.runs.names import name_of
 from experiments.sweep.home import Home
 from experiments.sweep.report import write
 from experiments.sweep.winner import winner
@@ -107,17 +108,16 @@ def test_mlflow_has_flat_runs_with_what_varies(searched: Sweep):
         return database.execute(query).fetchall()
 
     trials = searched.trials()
-    assert {name for (name,) in rows("SELECT name FROM runs")} == {
-        "sweep test",
-        *(trial["label"] for trial in trials.values()),
-    }
+    names = {folder: name_of(searched.home / folder) for folder in trials}
+    assert {name for (name,) in rows("SELECT name FROM runs")} == {"sweep test", *names.values()}
+    assert all(names[folder].startswith(f"{trial['label']} 20") for folder, trial in trials.items())
     assert {status for (status,) in rows("SELECT status FROM runs")} == {"FINISHED"}
     assert rows("SELECT count(*) FROM tags WHERE key='sweep' AND value='test'") == [(7,)]
     assert rows("SELECT count(*) FROM tags WHERE key='kind' AND value='sweep'") == [(1,)]
     assert not rows("SELECT * FROM tags WHERE key='mlflow.parentRunId'")
-    for trial in trials.values():
+    for folder, trial in trials.items():
         query = "SELECT p.key, p.value FROM params p JOIN runs r USING (run_uuid)"
-        assert dict(rows(f"{query} WHERE r.name='{trial['label']}'")).items() >= trial["point"].items()
+        assert dict(rows(f"{query} WHERE r.name='{names[folder]}'")).items() >= trial["point"].items()
     tests = [acc for (acc,) in rows("SELECT value FROM latest_metrics WHERE key='test/acc'")]
     figures = [r["metrics"]["test/acc"] for r in searched.results().values() if "test/acc" in r["metrics"]]
     assert sorted(tests) == pytest.approx(sorted(figures))
@@ -176,7 +176,7 @@ def test_the_printed_link_shows_all_trials_of_the_sweep_and_no_other_run(searche
     client = MlflowClient(f"sqlite:///{searched.folder / 'mlflow.db'}")
     for tags in ({"sweep": "test2"}, {}):
         client.create_run(link[2], run_name="another", tags=tags)
-    names = {"sweep test", *(trial["label"] for trial in searched.trials().values())}
+    names = {"sweep test", *(name_of(searched.home / folder) for folder in searched.trials())}
     lines: list[str] = []
     for _ in range(180):
         with suppress(WebDriverException):  # the server is not up yet

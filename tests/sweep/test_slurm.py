@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 MUNGE_FILES = ("socket", "key-file", "log-file", "pid-file", "seed-file")
-# Without haste, Slurm starts a requeued job after two minutes and looks for work twice a minute.
+# Without haste, Slurm looks for work twice a minute. A requeued job starts after cred_expire, 5 s or more.
 HASTE = "sched_interval=1,sched_min_interval=0,bf_interval=1,batch_sched_delay=0"
 CONFIG = """
 ClusterName=test
@@ -32,7 +32,7 @@ SlurmctldHost={host}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=3
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 SchedulerParameters={haste}
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
@@ -114,7 +114,7 @@ def epochs(folder: Path) -> int:
 
 def test_a_requeued_job_goes_on_a_killed_one_is_tried_again(cluster: None, sweep: Sweep, net: list[str]):
     diary = sweep.folder / "diary"
-    slow = ["trainer.epochs=60", "+model.seconds=0.4", f"+model.diary={diary}"]
+    slow = ["trainer.epochs=40", "+model.seconds=0.4", f"+model.diary={diary}"]
     process = sweep.start(*net, *SLURM, "seed=0,1", *slow, "sweep.retries=1")
     victim, requeued = sweep.home / "s0", sweep.home / "s1"
     wait_until(lambda: epochs(victim) > 0 and epochs(requeued) > 0, process)
@@ -150,7 +150,7 @@ def test_jobs_outlive_a_controller_are_cancelled_by_another_and_resumed(
     cluster: None, sweep: Sweep, net: list[str]
 ):
     diary = sweep.folder / "diary"
-    arguments = [*net, *SLURM, "trainer.epochs=100", "+model.seconds=0.6", f"+model.diary={diary}"]
+    arguments = [*net, *SLURM, "trainer.epochs=40", "+model.seconds=0.6", f"+model.diary={diary}"]
     left = sweep.start(*arguments, "sweep.slurm.on_interrupt=leave")
     wait_until(lambda: epochs(sweep.home / "run") > 0, left)
     left.send_signal(signal.SIGINT)
