@@ -20,6 +20,7 @@ from torch import Tensor
 
 from cifar_core.explain.cams import evidence
 from cifar_core.explain.predictions import Predictions
+from cifar_core.explain.statistics import Missed
 from cifar_core.report.embed import STILL, scaled, uri
 from cifar_core.report.heat import overlay
 from cifar_core.report.markup import cut, percent
@@ -102,7 +103,7 @@ class Choice:
 
     shown: list[Analysed]
     preds: np.ndarray  # int (R, N), of all runs on the same pictures
-    missed: np.ndarray  # int (M,), the pictures that none of them has right
+    missed: Missed  # the pictures that none of them has right
 
     @property
     def labels(self) -> np.ndarray:
@@ -122,8 +123,15 @@ class Choice:
         pairs = list(permutations(range(len(self.shown)), 2))
         alone = {pair: self._only(*pair) for pair in pairs}
         best = [alone[0, 1][: CARDS // 6], alone[1, 0][: CARDS // 6]]
-        order = chain(self.missed[: CARDS // 3], _turns(best), _turns(list(alone.values())), self.missed)
+        missed = self._missed()
+        order = chain(missed[: CARDS // 3], _turns(best), _turns(list(alone.values())), missed)
         return list(dict.fromkeys(map(int, order)))[:CARDS]
+
+    def _missed(self) -> np.ndarray:
+        """Return the pictures that all miss: those with one answer of most runs first, then the surest."""
+        rows = self.missed.rows
+        sure = np.mean([said.confidence.numpy()[rows] for said in self.said], axis=0)
+        return rows[np.lexsort((-sure, -self.missed.shares))]
 
     def _only(self, a: int, b: int) -> np.ndarray:
         """Return the pictures that ``a`` has right and ``b`` wrong, those first on which they differ most."""
@@ -144,15 +152,15 @@ def choose(comparison: Comparison) -> Choice | None:
 
     None where fewer than two runs were analysed on the same pictures.
     """
-    paired = comparison.paired
-    if comparison.missed is None:
+    paired, missed = comparison.paired, comparison.missed
+    if missed is None:
         return None
     firsts: dict[str, Analysed] = {}
     for one in paired:
         firsts.setdefault(one.configuration.letter, one)
     shown = list(firsts.values()) if len(firsts) > 1 else paired
     preds = np.stack([one.pictures.preds for one in paired])
-    return Choice(shown[:SHOWN], preds, comparison.missed.rows)
+    return Choice(shown[:SHOWN], preds, missed)
 
 
 def gallery(comparison: Comparison, *, cams: Maps | None = None) -> Gallery | None:
@@ -258,7 +266,7 @@ def _counts(choice: Choice) -> dict[str, Any]:
     preds = np.stack([said.preds.numpy() for said in choice.said])
     return {
         "total": len(choice.labels),
-        "missed": len(choice.missed),
+        "missed": len(choice.missed.rows),
         "only": [[int((a & ~b).sum()) for b in hits] for a in hits],
         "differ": [[int((a != b).sum()) for b in preds] for a in preds],
     }
@@ -268,7 +276,7 @@ def _lead(choice: Choice) -> str:
     split = "validation" if choice.shown[0].pictures.split == "val" else "test"
     return (
         f"{len(choice.preds):,} runs on the same {len(choice.labels):,} {split} pictures; "
-        f"{len(choice.missed):,} are missed by all of them."
+        f"{len(choice.missed.rows):,} are missed by all of them."
     )
 
 

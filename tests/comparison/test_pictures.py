@@ -131,6 +131,10 @@ def test_those_that_all_miss_come_first_then_those_on_which_the_first_two_differ
     ]
     missed = min(found.counts["missed"], CARDS // 3)
     assert kinds[:missed] == ["missed"] * missed
+    every = np.stack([one.pictures.preds for one in comparison.paired])
+    agree = [np.bincount(every[:, row]).max() for row in choose(comparison).rows[:missed]]
+    sure = [sum(float(answer.confidence[:-2]) for answer in card.answers) for card in found.cards[:missed]]
+    assert (order := [(-most, -mean) for most, mean in zip(agree, sure, strict=True)]) == sorted(order)
     differ = kinds[missed : missed + 2 * (CARDS // 6)]
     assert differ == ["a", "b"] * (CARDS // 6)
     assert {"2", "1 2", "0 1"} & {card.right for card in found.cards[missed + len(differ) :]}
