@@ -6,6 +6,7 @@ the page, so they are there without the scripts, which filter them.
 """
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from cifar_core.report.embed import STILL, scaled, uri
 from cifar_core.report.heat import overlay
 from cifar_core.report.markup import cut, percent
 from experiments.cli import one_line
-from experiments.comparison.cams import Maps, key, saved
+from experiments.comparison.cams import Maps, computed, key, saved
 from experiments.comparison.groups import Analysed, Comparison
 from experiments.comparison.pixels import pixels
 from experiments.runs.read import predictions
@@ -179,6 +180,15 @@ def gallery(comparison: Comparison, *, cams: Maps | None = None) -> Gallery | No
     if images is not None:
         notes += _told_maps(runs, made, "; compare --cams computes the others" if cams is None else "")
     return Gallery(runs, made, _counts(choice), _lead(choice), notes)
+
+
+def lacking(comparison: Comparison, words: Sequence[str] = ()) -> Maps:
+    """Compute the maps of the gallery that the analyses lack; ``words`` may allow code of one's own."""
+    choice = choose(comparison)
+    if choice is None:
+        print("no maps: fewer than two runs were analysed on the same pictures", file=sys.stderr)
+        return {}
+    return computed(choice.shown, choice.rows, words)
 
 
 def cards(choice: Choice, images: Tensor | None, maps: Maps) -> list[Card]:

@@ -8,9 +8,12 @@ import pytest
 
 from experiments.comparison import cams
 from experiments.comparison.pictures import choose
+from experiments.comparison.read import run_folders
+from experiments.comparison.write import write
 from experiments.config.compose import compose
 from experiments.runs.story import run
 from tests.comparison.by_hand import compared
+from tests.conftest import Cli
 from tests.runs.test_story import SMALL
 
 pytestmark = pytest.mark.slow
@@ -88,9 +91,23 @@ def test_code_of_ones_own_runs_only_where_it_is_allowed(root: Path, tmp_path: Pa
         target = next(line for line in text.splitlines() if "_target_: cifar_core.models" in line)
         path.write_text(text.replace(target, "  _target_: my_net.net"))
     choice = choose(compared(root))
-    assert cams.computed(choice.shown, choice.rows[:3]) == {}
+    assert cams.computed(choice.shown, choice.rows[-3:]) == {}
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all("security.allowed_targets" in line for line in lines)
-    assert len(cams.computed(choice.shown, choice.rows[:3], ["security.allowed_targets=[my_net.]"])) > 0
+    assert len(cams.computed(choice.shown, choice.rows[-3:], ["security.allowed_targets=[my_net.]"])) > 0
     assert capsys.readouterr().err == ""
+
+
+def test_the_command_puts_them_into_the_page(cli: Cli, root: Path, tmp_path: Path):
+    (root / "run0" / "best.pt").unlink()
+    write(run_folders([root]), tmp_path / "without")
+    done = cli(str(root), "--cams", "--out", str(tmp_path / "with"), module="compare")
+    assert done.returncode == 0
+    assert f"no maps of {folder(root, 0)}: " in done.stderr
+    gone = "A" if choose(compared(root)).shown[0].run.folder == folder(root, 0) else "B"
+    pages = [(tmp_path / out / "comparison.html").read_text(encoding="utf-8") for out in ("without", "with")]
+    before, after = ({run: page.count(f'alt="map of {run}"') for run in "AB"} for page in pages)
+    assert before[gone] == after[gone]
+    (other,) = {"A", "B"} - {gone}
+    assert before[other] < after[other] == pages[1].count("<li data-right")

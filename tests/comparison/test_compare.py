@@ -41,6 +41,7 @@ def test_mistakes_of_the_command(cli: Cli, tmp_path: Path):
         ([], "name at least one folder, or give --filter"),
         ([str(tmp_path)], f"error: {tmp_path} holds no run"),
         (["--uri", "sqlite:///x.db", str(tmp_path)], "say where --filter searches"),
+        (["security.allowed_targets=[mine.]", str(tmp_path)], "is for --cams, which is not given"),
     ):
         done = cli(*words, "--out", str(tmp_path / "out"), module="compare")
         assert (done.returncode, done.stdout) == (2, "")
