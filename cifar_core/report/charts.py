@@ -54,7 +54,7 @@ def curves(title: str, lines: Sequence[Line], *, mark: float | None = None) -> M
     kept = ends([line.known[-1][1] for line in seen], LINES)
     drawn = [line for place, line in enumerate(seen) if place in kept or line.kind == "best"]
     points = [point for line in drawn for point in line.known]
-    frame = Frame([at for at, _ in points], [value for _, value in points], CURVE)
+    frame = Frame([at for at, _ in points], [value for _, value in points], CURVE, bottom=46, top=12)
     pen = _Pen(title, frame, drawn)
     content = frame.axes("epoch", title)
     if mark is not None:
@@ -68,7 +68,7 @@ def curves(title: str, lines: Sequence[Line], *, mark: float | None = None) -> M
     if len(seen) < len(lines):
         notes.append(f"{len(lines) - len(seen):,} of {len(lines):,} have no value that can be drawn.")
     picture = svg(_told(title, drawn), content, size=CURVE, attributes=pen.attributes)
-    return figure(title, f'<ul class="legend">{pen.legend()}</ul>{picture}', " ".join(notes))
+    return figure(title, f'{picture}<ul class="legend">{pen.legend()}</ul>', " ".join(notes))
 
 
 class _Pen:

@@ -57,15 +57,19 @@ class Frame:
         ys: Iterable[float],
         size: tuple[float, float] = (WIDTH, HEIGHT),
         bottom: float = BOTTOM,
+        top: float = TOP,
     ) -> None:
         xs, ys = list(xs), list(ys)
         rules = ticks(min(ys), max(ys))
         self.size, self.right, self.foot = size, size[0] - RIGHT, size[1] - bottom
         self.x = Scale(min(xs), max(xs), LEFT, self.right)
-        self.y = Scale(min(*ys, rules[0]), max(*ys, rules[-1]), self.foot, TOP)
+        self.y = Scale(min(*ys, rules[0]), max(*ys, rules[-1]), self.foot, top)
 
     def axes(self, x_name: str, y_name: str, x_ticks: Ticks | None = None) -> str:
-        """Draw rules, ticks and the names of both axes; `x_ticks` are places and labels of other ones."""
+        """Draw rules, ticks and the names of both axes; `x_ticks` are places and labels of other ones.
+
+        Without room on top the name of y is left to the caption.
+        """
         if x_ticks is None:
             values = [
                 value for value in self.x.ticks() if self.x.high - self.x.low < 2 or value == int(value)
@@ -79,12 +83,13 @@ class Frame:
         parts += self._feet(x_ticks)
         middle = (LEFT + self.right) / 2
         parts.append(f'<text class="middle faint" x="{middle}" y="{self.size[1] - 6}">{text(x_name)}</text>')
-        parts.append(f'<text class="faint" x="4" y="{TOP - 16}">{text(y_name)}</text>')
+        if self.y.end >= TOP:
+            parts.append(f'<text class="faint" x="4" y="{TOP - 16}">{text(y_name)}</text>')
         return "".join(parts)
 
     def _feet(self, x_ticks: Ticks) -> list[str]:
         """Return the labels below, slanted where they have too little room."""
-        y = self.foot + 17
+        y = self.foot + 18
         if fit([name for _, name in x_ticks], self.right - LEFT):
             return [f'<text class="middle" x="{x:.1f}" y="{y}">{text(name)}</text>' for x, name in x_ticks]
         labels = [(f"translate({x + 4:.1f} {y - 4}) rotate(-28)", cut(name, 12)) for x, name in x_ticks]

@@ -56,7 +56,7 @@ class _Spread:
         known = [value for value in axis.values if _is_known(value)]
         numeric = all(_is_number(value) for value in known)
         distinct: list[Any] = sorted(set(known)) if numeric else list(dict.fromkeys(map(str, known)))
-        self.texts = [self._told(value) if _is_known(value) else "" for value in axis.values]
+        self.texts = [self.told(value) if _is_known(value) else "" for value in axis.values]
         repeated = len(distinct) <= CHOICES and len(known) >= 2 * len(distinct)
         self.scale: Scale | None = None
         self.middles: dict[str, float] = {}
@@ -67,7 +67,7 @@ class _Spread:
             self.ticks = [(scale(value), quantity(value, self.name)) for value in scale.ticks()]
             return
         room = 1 / max(1, len(distinct))
-        self.middles = {self._told(value): (place + 0.5) * room for place, value in enumerate(distinct)}
+        self.middles = {self.told(value): (place + 0.5) * room for place, value in enumerate(distinct)}
         self.places = [
             self.middles[told] + (row * 0.618034 % 1 - 0.5) * SPREAD * room if told else None
             for row, told in enumerate(self.texts)
@@ -75,8 +75,9 @@ class _Spread:
         step = math.ceil(len(self.middles) / CHOICES) or 1
         self.ticks = [(place, name) for name, place in list(self.middles.items())[::step]]
 
-    def _told(self, value: Any) -> str:
-        return quantity(value, self.name) if _is_number(value) else cut(str(value), LETTERS) or '""'
+    def told(self, value: Any, digits: int = 4) -> str:
+        """Return a value as it is written."""
+        return quantity(value, self.name, digits) if _is_number(value) else cut(str(value), LETTERS) or '""'
 
     def brush(self, along: str, span: tuple[float, float], area: str) -> str:
         """Return the part of an axis that the script lets one brush; `span` is where 0 and 1 are along it."""
@@ -131,7 +132,7 @@ class _Runs:
     def told(self, row: int, axes: Sequence[_Spread]) -> str:
         """Return a run's values of some axes and its result."""
         values = ", ".join(f"{axis.name} = {axis.texts[row]}" for axis in axes if axis.texts[row])
-        return f"{values}: {self.result.name} {quantity(self.values[row], self.result.name)}"
+        return f"{self.result.name} {quantity(self.values[row], self.result.name)}: {values}"
 
 
 def slices(axes: Sequence[Axis], result: Axis, ids: Sequence[str]) -> Markup:
@@ -143,7 +144,7 @@ def slices(axes: Sequence[Axis], result: Axis, ids: Sequence[str]) -> Markup:
     foot = SLANTED if slanted else BOTTOM
     figures = "".join(figure("", _slice(axis, runs, foot)) for axis in runs.axes)
     note = f'<p class="hint">{runs.note}</p>' if runs.note else ""
-    return Markup(f'<div class="slices">{figures}</div>{note}')
+    return Markup(f'<div class="slices">{figures}{note}</div>')
 
 
 def _slice(axis: _Spread, runs: _Runs, foot: float) -> Markup:
@@ -190,7 +191,7 @@ def parallel(title: str, axes: Sequence[Axis], result: Axis, ids: Sequence[str])
     size = (2 * SIDE + APART * (len(columns) - 1) + 20, LOWER + 24)
     best = max(range(len(runs.values)), key=lambda row: runs.values[row])
     label = f"{title}: {len(runs.values)} runs over {', '.join(c.name for c in columns)}. Best: "
-    room = f"min-width:{0.8 * size[0]:g}px;max-width:{1.2 * size[0]:g}px"  # below, it scrolls in its box
+    room = f"min-width:{0.9 * size[0]:g}px;max-width:{1.05 * size[0]:g}px"  # below, it scrolls in its box
     picture = svg(
         label + runs.told(best, runs.axes),
         "".join(parts),
@@ -206,10 +207,16 @@ def _axis(axis: _Spread, x: float) -> str:
     area = f'x="{x - 18:g}" y="{UPPER - 8}" width="36" height="{LOWER - UPPER + 16}"'
     parts = [axis.brush("y", (LOWER, UPPER), area), f'<path class="axis" d="M{x:g} {UPPER}V{LOWER}"/>']
     parts.append(f'<text class="middle" x="{x:g}" y="{UPPER - 24}">{text(cut(axis.name, 22))}</text>')
+    ticks = list(axis.ticks)
+    if axis.scale:  # its ends, and what does not touch them
+        ticks = [(place, name) for place, name in ticks if 0.07 < place < 0.93]
+        ticks += [
+            (place, axis.told(value, 3)) for place, value in ((0, axis.scale.low), (1, axis.scale.high))
+        ]
     parts += [
         f'<path class="axis" d="M{x - 4:g} {down(place):.1f}h8"/>'
         f'<text class="tick" x="{x + 8:g}" y="{down(place) + 4:.1f}">{text(cut(name, 16))}</text>'
-        for place, name in axis.ticks
+        for place, name in ticks
     ]
     return f"{''.join(parts)}</g>"
 

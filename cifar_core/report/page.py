@@ -28,7 +28,7 @@ def write_report(out_dir: Path, content: Content) -> None:
     facts, summary = content.facts, content.summary
     page = render(
         TEMPLATES / "report.html",
-        scripts=["report.js"],
+        scripts=["report.js", "charts.js"],
         title=facts.get("name") or "Run",
         summary=summary,
         scaled=summary["temperature_scaling"],

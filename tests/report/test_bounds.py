@@ -126,7 +126,7 @@ def test_four_hundred_classes_with_evil_names_are_shown_in_bounded_files(tmp_pat
     run(data, logits, tmp_path, level="full", history=history, facts=facts, sheet_size=4)
     page = report(tmp_path)
     assert (tmp_path / "report.html").stat().st_size < PAGE
-    assert page.count("<script") == 2
+    assert page.count("<script") == 3
     assert "\u202e" not in page
     cards = embedded(page)
     assert len(cards["cells"]) == CELLS

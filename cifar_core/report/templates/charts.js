@@ -104,7 +104,7 @@
     const reading = "epoch" in point
       ? ` epoch ${number(point.epoch)}: ${quantity(point.value, "share" in svg.dataset)}`
       : "";
-    tip.replaceChildren(make("b", "", one.name), reading);
+    tip.replaceChildren(make(reading ? "b" : "span", "", one.name), reading);
     tip.hidden = false;
     if (tip.parentNode !== figure) figure.append(tip);
     const [box, outer] = [svg.getBoundingClientRect(), figure.getBoundingClientRect()];
@@ -150,7 +150,7 @@
     let now = null;
     svg.setAttribute("role", "group");
     svg.setAttribute("tabindex", "0");
-    svg.setAttribute("aria-roledescription", "chart; arrow keys go along a line and to the next one");
+    svg.setAttribute("aria-description", "Arrow keys go along a line and to the next one.");
     svg.addEventListener("keydown", (event) => {
       if (!["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"].includes(event.key)) return;
       event.preventDefault();
