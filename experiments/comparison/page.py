@@ -60,6 +60,7 @@ def page(
         extras=extras,
         tiles=list(_tiles(comparison, len(members))),
         members=members,
+        repeated=any(len(c.runs) > 1 for c in comparison.configurations),
         keys=keys,
         curves=list(_curves(comparison)),
         matters=list(_matters(comparison, keys, extras.importances)),

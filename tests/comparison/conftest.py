@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.comparison.by_hand import make
+from tests.report.conftest import browser as browser  # a fixture
 
 
 @pytest.fixture
