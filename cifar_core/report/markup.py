@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -94,17 +94,6 @@ def address(path: Path | str) -> str:
 def cut(name: str, letters: int) -> str:
     """Return the name, or what fits into `letters` and an ellipsis."""
     return name if len(name) <= letters else name[: letters - 1].rstrip() + "\u2026"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: bool = False) -> Markup:
-    """Return a table of escaped cells, the first of a row its header; `numbers` aligns the rest right."""
-    top = "".join(f'<th scope="col">{text(name)}</th>' for name in head)
-    lines = (
-        f'<tr><th scope="row">{text(first)}</th>{"".join(f"<td>{text(cell)}</td>" for cell in rest)}</tr>'
-        for first, *rest in rows
-    )
-    kind = ' class="numbers"' if numbers else ""
-    return Markup(f"<table{kind}><thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table>")
 
 
 def script_json(value: Any) -> Markup:
