@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,6 +14,7 @@ from cifar_core.files import lock, whole
 
 PROJECT = Path(__file__).resolve().parents[1]
 CONF = PROJECT / "conf"
+ASKED_SECONDS = 0.1  # for which whoever asks whether a folder is free may have its lock, as a sweep's report
 
 
 def canonical(value: object) -> str:
@@ -105,6 +107,8 @@ def own(folder: Path) -> TextIO:
     Raises BlockingIOError with the owner's name where another process has it.
     """
     file = (folder / "lock").open("a+", encoding="utf-8")
+    if not lock(file):
+        time.sleep(ASKED_SECONDS)
     if not lock(file):
         file.seek(0)
         owner = file.read().strip() or "another process"

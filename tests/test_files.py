@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cifar_core.files import lock, whole
+from experiments import files
 from tests.conftest import PROJECT
 from tests.imports import sources
 
@@ -60,6 +61,16 @@ def test_who_waits_gets_the_lock_when_the_holder_is_gone(tmp_path: Path):
                 waiting.result(timeout=0.1)
             mine.close()
             assert waiting.result(timeout=60)
+
+
+def test_whoever_asks_whether_a_folder_is_free_keeps_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asking = (tmp_path / "lock").open("a")
+    assert lock(asking)
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: asking.close())
+    with files.own(tmp_path), pytest.raises(BlockingIOError, match="process"):
+        files.own(tmp_path)
 
 
 def test_every_text_file_is_opened_as_utf_8_whatever_the_locale():

@@ -75,9 +75,9 @@ class Configuration:
         return spread([run.metrics[metric] for run in self.runs if metric in run.metrics])
 
     def curve(self, metric: str) -> list[tuple[float, float]]:
-        """Return (epoch, mean over the runs) of a column of metrics.csv."""
+        """Return (epoch, mean over the runs) of a column of metrics.csv, of others where none is finished."""
         values: dict[float, list[float]] = {}
-        for run in self.runs:
+        for run in self.runs or self.others:
             for row in run.history:
                 if metric in row:
                     values.setdefault(row["epoch"], []).append(row[metric])

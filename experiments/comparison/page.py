@@ -16,7 +16,7 @@ from experiments.comparison.pictures import Gallery
 from experiments.comparison.read import BEST, TEST, Run
 from experiments.comparison.tables import tables
 from experiments.comparison.verdict import verdict, warnings
-from experiments.runs.names import starts
+from experiments.runs.names import rounded, starts
 
 TEMPLATE = Path(__file__).parent / "templates" / "comparison.html"
 KEYS = 8  # that differ, up to which each has a column and an axis; of more there is a table
@@ -84,14 +84,6 @@ def _members(comparison: Comparison) -> Iterator[tuple[Configuration | None, Run
 def _short(keys: Sequence[str]) -> dict[str, str]:
     """Return a short name for each key: `lr` for `optimizer.lr`, `model` for a group."""
     return {key: start.removesuffix("=") or key for key, start in starts(keys).items()}
-
-
-def rounded(text: str) -> str:
-    """Return a long number in four digits, anything else as it is."""
-    try:
-        return f"{float(text):.4g}" if len(text) > 8 else text
-    except ValueError:
-        return text
 
 
 def clock(seconds: float) -> str:

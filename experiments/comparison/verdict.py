@@ -9,7 +9,7 @@ from experiments.comparison.read import BEST, TEST
 def verdict(comparison: Comparison) -> str:
     """Return which configuration is best by validation and how sure that is, or why none is."""
     if comparison.unfair:
-        return f"Not comparable: {' '.join(comparison.unfair)}"
+        return f"Not comparable: {' '.join(map(_sentence, comparison.unfair))}"
     best = comparison.best
     if best is None:
         return "None is best by validation: none has all its seeds finished with a validation split."
@@ -29,10 +29,9 @@ def verdict(comparison: Comparison) -> str:
 
 
 def warnings(comparison: Comparison) -> list[str]:
-    """Return what keeps these runs from being compared without a second thought, one sentence each."""
+    """Return what else keeps these runs from being compared without a second thought, one sentence each."""
     runs = [(c.letter, run) for c in comparison.configurations for run in c.runs]
     lines = [
-        *comparison.unfair,
         if_several(DATA, [(letter, run.data or "unknown") for letter, run in runs]),
         if_several("the runs follow different protocols", [(letter, run.protocol) for letter, run in runs]),
         if_several("the code was of different commits", [(letter, run.commit) for letter, run in runs]),
@@ -55,7 +54,11 @@ def warnings(comparison: Comparison) -> list[str]:
             f"{several(apart)}: there was no validation split (data.val_size=0), so these figures are listed "
             "apart and never ranked."
         )
-    return list(dict.fromkeys(line[0].upper() + line[1:] for line in lines if line))
+    return [_sentence(line) for line in lines if line and line not in comparison.unfair]
+
+
+def _sentence(line: str) -> str:
+    return line[0].upper() + line[1:]
 
 
 def _left_out(comparison: Comparison) -> str:

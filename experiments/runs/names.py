@@ -1,5 +1,6 @@
 """What is a run called? By what was asked for, the time last."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -49,10 +50,19 @@ def label(words: Iterable[str]) -> str:
     for word in words:
         key, _, text = word.lstrip("+").partition("=")
         if not word.lstrip("+~").startswith(UNTOLD):
-            parts[key] = word if key.startswith("~") else text
+            parts[key] = word if key.startswith("~") else rounded(text)
     before = starts(key for key in parts if not key.startswith("~"))
     order = dict.fromkeys([*(key for key in FIRST if key in parts), *parts])
     return " ".join(before.get(key, "") + parts[key] for key in order) or "defaults"
+
+
+def rounded(text: str) -> str:
+    """Return a number in at most four digits, anything else as it is."""
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return text if len(text) <= 8 or not math.isfinite(number) else f"{number:.4g}"
 
 
 def run_name(words: Sequence[str], choices: Mapping[str, str], seed: object) -> str:

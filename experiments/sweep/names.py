@@ -1,12 +1,11 @@
 """How is a trial called? By what varies: a label to read, and a folder that no other point has."""
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
 
-from experiments.runs.names import starts
+from experiments.runs.names import rounded, starts
 
 LENGTH = 100  # of a folder's name; file systems allow 255
 # In a sweep's folder beside its trials, or a device on Windows, whatever its suffix.
@@ -42,7 +41,7 @@ class Names:
         return f"{safe.replace('.', '-') if safe.lower().split('.')[0] in DEVICES else safe}-{digest}"
 
     def _shown(self, key: str, text: str) -> str:
-        return text if key in self._choices else _rounded(text)
+        return text if key in self._choices else rounded(text)
 
     def _is_exact(self, name: str, point: Mapping[str, str], before: Mapping[str, str]) -> bool:
         """Tell whether ``name`` is safe and can be read in one way only."""
@@ -57,7 +56,7 @@ class Names:
         """Tell whether a key can have this value, and a name hold it, where case does not count."""
         if key in self._choices:
             return self._choices[key][text.lower()] == 1 and bool(PLAIN.fullmatch(text.lower()))
-        return bool(PLAIN.fullmatch(text)) and _rounded(text) == text
+        return bool(PLAIN.fullmatch(text)) and rounded(text) == text
 
 
 def _readings(name: str, starts: Mapping[str, str], may_be: Callable[[str, str], bool]) -> int:
@@ -82,12 +81,3 @@ def _readings(name: str, starts: Mapping[str, str], may_be: Callable[[str, str],
 
 def _safe(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.+-]+", "-", text.replace(" ", "_"))
-
-
-def _rounded(text: str) -> str:
-    """Return a number in at most four digits, anything else as it is."""
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return text if len(text) <= 8 or not math.isfinite(number) else f"{number:.4g}"

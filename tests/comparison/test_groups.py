@@ -61,7 +61,10 @@ def test_all_pairs_of_different_configurations_are_tested(runs: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("odd", "message"),
     [
-        ({"data": "d2"}, "The runs used different data (fingerprints): A, B: d1; C: d2."),
+        (
+            {"data": "d2", "val": None},
+            "The runs used different data (fingerprints): A, B: d1; C: d2.",
+        ),
         ({"val": None}, "The runs follow different protocols: A, B: validation; C: test_each_epoch."),
         (
             {"lr": 0.5, "seed": 2, "val": 0.82},
@@ -73,6 +76,7 @@ def test_what_makes_a_comparison_unfair_is_told(runs: Path, odd: dict, message: 
     assert warnings(compared(runs)) == []
     make(runs / "odd", **({"val": 0.1, "lr": 0.7} | odd))
     assert message in warnings(compared(runs))
+    assert message not in verdict(compared(runs))  # which says what keeps any from being the best
 
 
 def test_runs_on_other_pictures_are_left_out_of_pairs(runs: Path):
@@ -152,10 +156,10 @@ def test_failures_that_differ_in_figures_alone_have_one_cause():
 @pytest.mark.parametrize(
     ("odd", "why"),
     [
-        ({"data": "d2"}, "the runs used different data (fingerprints): A, B: d1; C: d2."),
+        ({"data": "d2"}, "The runs used different data (fingerprints): A, B: d1; C: d2."),
         (
             {"val_size": 0.2},
-            "validation accuracies are not of the same pictures: A, B: data.val_size=0.1 data",
+            "Validation accuracies are not of the same pictures: A, B: data.val_size=0.1 data",
         ),
         ({"val": None, "data": "d2"}, ""),  # which is not ranked
     ],
