@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from experiments.sweep.home import Home
+from experiments.sweep.ledger import saved_study
 from tests.sweep.conftest import Sweep, wait_until
 
 KILLS = int(os.environ.get("KILLS", "2"))
@@ -49,21 +50,6 @@ def test_a_grid_runs_every_point_once_in_its_order(grid: list[str], whole: Sweep
     assert all("test/acc" in r["metrics"] for r in whole.results().values())
 
 
-def test_again_with_a_broken_ledger_nothing_is_trained_and_the_ledger_made_anew(
-    grid: list[str], whole: Sweep
-):
-    from experiments.sweep.ledger import saved_study
-
-    ledger = whole.home / "ledger.jsonl"
-    values = {t.user_attrs["point"]: t.value for t in saved_study(ledger).trials}
-    ledger.write_text(ledger.read_text()[:300] + "\n{broken\n" + ledger.read_text()[300:])
-    again = whole(*grid)
-    assert again.returncode == 0, again.stderr
-    assert set(whole.starts().values()) == {1}
-    assert {t.user_attrs["point"]: t.value for t in saved_study(ledger).trials} == values
-    assert ledger.with_suffix(".broken").exists()
-
-
 def test_a_changed_sweep_of_the_same_name_is_refused(grid: list[str], whole: Sweep):
     changed = [part for part in grid if not part.startswith("optimizer")]
     done = whole(*changed, "optimizer.lr=0.05,0.2", "trainer.label_smoothing=0.1")
@@ -74,7 +60,7 @@ def test_a_changed_sweep_of_the_same_name_is_refused(grid: list[str], whole: Swe
     assert "Traceback" not in done.stderr
 
 
-def test_the_controller_may_be_killed_at_any_moment(
+def test_the_controller_may_be_killed_at_any_moment_and_its_ledger_be_broken(
     grid: list[str], whole: Sweep, sweep: Sweep, tmp_path: Path
 ):
     if KILLS > 3:  # more of them need more points
@@ -93,60 +79,56 @@ def test_the_controller_may_be_killed_at_any_moment(
         process.kill()
         process.communicate()
     assert 2 * amid >= KILLS  # the others came when all was done
+    ledger = sweep.home / "ledger.jsonl"
+    ledger.write_text(ledger.read_text()[:300] + "\n{broken\n" + ledger.read_text()[300:])
     last = sweep.start(*grid)
     wait_until((sweep.home / "lock").exists, last)
     done = last.communicate(timeout=240)[1]
     assert last.returncode == 0, done
     assert figures(sweep) == figures(whole)
+    assert ledger.with_suffix(".broken").exists()
     entries = {}
-    from experiments.sweep.ledger import saved_study
-
-    for trial in saved_study(sweep.home / "ledger.jsonl").trials:
+    for trial in saved_study(ledger).trials:
         assert trial.state.is_finished()
         if trial.state.name == "COMPLETE":
             assert entries.setdefault(trial.user_attrs["point"], trial.value) == trial.value
     assert sorted(entries.values()) == sorted(r["metrics"]["val/acc_best"] for r in whole.results().values())
 
 
-def test_a_killed_trial_goes_on_and_a_second_controller_is_told(grid: list[str], whole: Sweep, sweep: Sweep):
-    process = sweep.start(*grid)
-    victim = sweep.home / "none_lr-0.1"
-    wait_until(lambda: "," in _read(victim / "metrics.csv"), process)
-    second = sweep(*grid)
-    assert second.returncode == 2
-    assert f"is being worked on by process {process.pid}" in second.stderr
-    if not (victim / "result.json").exists():
-        os.kill(int((victim / "lock").read_text().split()[1]), signal.SIGKILL)
-    stderr = process.communicate(timeout=240)[1]
-    assert process.returncode == 0, stderr
-    assert figures(sweep) == figures(whole)
-    assert set(sweep.starts().values()) <= {1, 2}
-
-
 def _read(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def test_a_signal_stops_the_sweep_and_the_command_resumes_it(grid: list[str], whole: Sweep, sweep: Sweep):
-    page = sweep.home / "report.html"
-    for signum, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        process = sweep.start(*grid)
-        begun = len(sweep.trials())
-        wait_until(lambda begun=begun: len(_epochs(sweep)) > begun, process)
-        wait_until(lambda: "Running: " in _read(page), process)
-        process.send_signal(signum)
-        stderr = process.communicate(timeout=60)[1]
-        assert process.returncode == code, stderr
-        assert "stopping: trials save their last epoch" in stderr
-        assert stderr.count(" -m experiments.run ") == 1, stderr  # the one line to paste
-        assert {r["status"] for r in sweep.results().values()} <= {"finished", "killed"}
-        assert "Not over: " in _read(page)
-        assert Home(sweep.home).command in html.unescape(_read(page))
-        assert not list(sweep.home.glob(".*"))  # half a file
-    again = sweep(*shlex.split(Home(sweep.home).command)[3:])
-    assert again.returncode == 0, again.stderr
-    assert "Not over: " not in _read(page)
+def test_a_stopped_sweep_goes_on_and_so_does_a_killed_trial(grid: list[str], whole: Sweep, sweep: Sweep):
+    page, diary = sweep.home / "report.html", sweep.folder / "diary"
+    slow = [*grid[:-1], "+model.seconds=0.3", f"+model.diary={diary}"]  # until all has been seen
+    process = sweep.start(*slow)
+    wait_until(lambda: _epochs(sweep) and "Running: " in _read(page), process)
+    second = sweep(*slow)
+    assert second.returncode == 2
+    assert f"is being worked on by process {process.pid}" in second.stderr
+    process.send_signal(signal.SIGTERM)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 143, stderr
+    assert "stopping: trials save their last epoch" in stderr
+    assert stderr.count(" -m experiments.run ") == 1, stderr  # the one line to paste
+    assert stderr.count(str(page)) == 2  # at the start and at the end
+    killed = [name for name, result in sweep.results().items() if result["status"] == "killed"]
+    assert killed
+    assert "Not over: " in _read(page)
+    assert Home(sweep.home).command in html.unescape(_read(page))
+    assert not list(sweep.home.glob(".*"))  # half a file
+
+    again = sweep.start(*shlex.split(Home(sweep.home).command)[3:])
+    wait_until(lambda: sweep.starts()[killed[0]] == 2, again)
+    if not (sweep.home / killed[0] / "result.json").exists():
+        os.kill(int((sweep.home / killed[0] / "lock").read_text().split()[1]), signal.SIGKILL)
+    diary.with_suffix(".go").touch()
+    stderr = again.communicate(timeout=240)[1]
+    assert again.returncode == 0, stderr
     assert figures(sweep) == figures(whole)
+    assert set(sweep.starts().values()) <= {1, 2, 3}
+    assert "Not over: " not in _read(page)
 
 
 def _epochs(sweep: Sweep) -> list[Path]:

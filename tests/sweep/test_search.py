@@ -198,6 +198,7 @@ def test_an_extension_and_a_refit(searched: Sweep):
     )
     assert done.returncode == 0, done.stderr
     assert len(searched.results()) == 8
+    assert set(searched.starts().values()) == {1}
     won = [trial.folder.name for trial in winner(Home(searched.home).trials().values())]
     for name in won:
         result = json.loads((searched.home / "refit" / name / "result.json").read_text())
