@@ -80,20 +80,23 @@ class Frame:
             y = self.y(value)
             parts.append(f'<path class="rule" d="M{LEFT} {y:.1f}H{self.right}"/>')
             parts.append(f'<text class="end" x="{LEFT - 6}" y="{y + 4:.1f}">{quantity(value, y_name)}</text>')
-        parts += self._feet(x_ticks)
-        middle = (LEFT + self.right) / 2
-        parts.append(f'<text class="middle faint" x="{middle}" y="{self.size[1] - 6}">{text(x_name)}</text>')
+        upright = fit([name for _, name in x_ticks], self.right - LEFT)
+        parts += _upright(x_ticks, self.foot + 18) if upright else _slanted(x_ticks, self.foot + 14)
+        middle, low = (LEFT + self.right) / 2, self.size[1] - 6
+        low = min(low, self.foot + 40) if upright else low
+        parts.append(f'<text class="middle faint" x="{middle}" y="{low}">{text(x_name)}</text>')
         if self.y.end >= TOP:
             parts.append(f'<text class="faint" x="4" y="{TOP - 16}">{text(y_name)}</text>')
         return "".join(parts)
 
-    def _feet(self, x_ticks: Ticks) -> list[str]:
-        """Return the labels below, slanted where they have too little room."""
-        y = self.foot + 18
-        if fit([name for _, name in x_ticks], self.right - LEFT):
-            return [f'<text class="middle" x="{x:.1f}" y="{y}">{text(name)}</text>' for x, name in x_ticks]
-        labels = [(f"translate({x + 4:.1f} {y - 4}) rotate(-28)", cut(name, 12)) for x, name in x_ticks]
-        return [f'<text class="end" transform="{place}">{text(name)}</text>' for place, name in labels]
+
+def _upright(ticks: Ticks, y: float) -> list[str]:
+    return [f'<text class="middle" x="{x:.1f}" y="{y}">{text(name)}</text>' for x, name in ticks]
+
+
+def _slanted(ticks: Ticks, y: float) -> list[str]:
+    labels = [(f"translate({x + 4:.1f} {y}) rotate(-28)", cut(name, 12)) for x, name in ticks]
+    return [f'<text class="end" transform="{place}">{text(name)}</text>' for place, name in labels]
 
 
 def fit(labels: Sequence[str], width: float) -> bool:
