@@ -78,7 +78,7 @@ class Card:
 class Shown:
     """One of the runs shown side by side."""
 
-    tag: str  # A, or A s1 where several are of one configuration
+    tag: str  # letter of its configuration, or s and its seed where all are of one
     name: str
 
 
@@ -204,15 +204,10 @@ def cards(choice: Choice, images: Tensor | None, maps: Maps) -> list[Card]:
 
 
 def _shown(shown: Sequence[Analysed]) -> list[Shown]:
-    letters = [one.configuration.letter for one in shown]
-    of_one = len(set(letters)) == 1
-    return [
-        Shown(
-            f"{letter} s{one.run.seed}" if of_one else letter,
-            f"{cut(one.configuration.label, FILE)}, seed {one.run.seed}",
-        )
-        for letter, one in zip(letters, shown, strict=True)
-    ]
+    if len({one.configuration.letter for one in shown}) == 1:
+        return [Shown(f"s{one.run.seed}", f"seed {one.run.seed}") for one in shown]
+    names = [f"{cut(one.configuration.label, FILE)}, seed {one.run.seed}" for one in shown]
+    return [Shown(one.configuration.letter, name) for one, name in zip(shown, names, strict=True)]
 
 
 def _images(choice: Choice) -> tuple[Tensor | None, list[str]]:

@@ -1,4 +1,4 @@
-"""Pictures that tell runs apart: which are chosen, what cards say and show, how the page filters them."""
+"""Pictures that tell runs apart: which are chosen, what their cards say and show."""
 
 import base64
 import io
@@ -20,8 +20,6 @@ from cifar_core.report.markup import render
 from experiments.comparison import cams, pictures
 from experiments.comparison.pictures import CARDS, SHOWN, cards, choose, gallery
 from tests.comparison.by_hand import compared, make
-from tests.report.conftest import browser as browser  # a fixture
-from tests.report.test_page_in_browser import size
 
 PAGE = '{% extends "base.html" %}{% block main %}{% include "pictures.html" %}{% endblock %}'
 DIGITS = {"source": "digits", "root": "nowhere", "cache": "nowhere", "image_size": 16, "val_size": 0.1}
@@ -92,7 +90,7 @@ def test_of_one_configuration_its_seeds_are_shown_and_one_run_has_no_gallery(tmp
     make(tmp_path / "0", seed=0, wrong=(1, 2))
     assert gallery(compared(tmp_path)) is None
     make(tmp_path / "1", seed=7, wrong=(2, 3))
-    assert [one.tag for one in gallery(compared(tmp_path)).runs] == ["A s0", "A s7"]
+    assert [one.tag for one in gallery(compared(tmp_path)).runs] == ["s0", "s7"]
 
 
 def test_counts_and_cards_say_what_the_predictions_say(root: Path, digits):
@@ -231,63 +229,3 @@ def rendered(folder: Path, shown: pictures.Gallery) -> str:
         (folder / name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     scripts = ("page.js", "pictures.js")
     return render(folder / "page.html", scripts=scripts, gallery=shown, title="Pictures", lead="")
-
-
-@pytest.mark.slow
-def test_the_page_filters_by_two_runs(browser, root: Path, maps: dict, tmp_path: Path):
-    found = gallery(compared(root))
-    (tmp_path / "shown.html").write_text(rendered(tmp_path, found), encoding="utf-8")
-    browser.get(f"file://{tmp_path}/shown.html")
-    size(browser, 390)
-
-    def left() -> set[str]:
-        script = (
-            "return [...document.querySelectorAll('#picture-cards > li')].filter((li) => li.offsetParent)"
-        )
-        return set(browser.execute_script(f"{script}.map((li) => li.querySelector('.detail').textContent)"))
-
-    def choose_by_key(name: str, value: str) -> None:
-        """Choose as the arrow keys do, which tell the page of a change."""
-        browser.execute_script(
-            "const s = document.getElementById(arguments[0]); s.value = arguments[1];"
-            "s.dispatchEvent(new Event('change', { bubbles: true }))",
-            name,
-            value,
-        )
-
-    right = [{int(run) for run in card.right.split()} for card in found.cards]
-    preds = [card.preds.split() for card in found.cards]
-    names = np.array([card.name for card in found.cards])
-    assert left() == set(names)
-    for a, b in ((0, 1), (2, 0)):
-        choose_by_key("picture-run-0", str(a))
-        choose_by_key("picture-run-1", str(b))
-        tags = "ABC"
-        for value, said, count, mask in (
-            ("missed", "missed by all runs", found.counts["missed"], [c.is_missed for c in found.cards]),
-            (
-                "first",
-                f"{tags[a]} right, {tags[b]} wrong",
-                found.counts["only"][a][b],
-                [a in r and b not in r for r in right],
-            ),
-            (
-                "second",
-                f"{tags[b]} right, {tags[a]} wrong",
-                found.counts["only"][b][a],
-                [b in r and a not in r for r in right],
-            ),
-            (
-                "differ",
-                f"{tags[a]} and {tags[b]} answer differently",
-                found.counts["differ"][a][b],
-                [p[a] != p[b] for p in preds],
-            ),
-        ):
-            choose_by_key("picture-choice", value)
-            assert left() == set(names[mask]) != set()
-            line = browser.execute_script("return document.getElementById('picture-count').textContent")
-            assert line == f"{said}: {count} of {found.counts['total']} pictures; {sum(mask)} shown"
-    assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
-    assert browser.get_log("browser") == []
-    size(browser, 1200)

@@ -7,6 +7,8 @@
   const cards = [...document.getElementById("picture-cards").children];
   const choice = document.getElementById("picture-choice");
   const sides = [0, 1].map((side) => document.getElementById(`picture-run-${side}`));
+  const more = document.getElementById("picture-more");
+  const PAGE = matchMedia("(max-width: 560px)").matches ? 8 : 24; // cards that are added at a time
   const tags = [...document.querySelectorAll("#pictures .runs dt")].map((node) => node.textContent);
 
   const isRight = (card, run) => card.dataset.right.split(" ").includes(String(run));
@@ -21,6 +23,8 @@
     differ: [`${tags[a]} and ${tags[b]} answer differently`, counts.differ[a][b], (card) => pred(card, a) !== pred(card, b)],
   });
 
+  let limit = PAGE;
+
   const update = () => {
     const runs = sides.map((select) => Number(select.value));
     const all = choices(...runs);
@@ -29,20 +33,32 @@
       option.textContent = `${name}: ${count.toLocaleString("en")}`;
     }
     const [name, count, holds] = all[choice.value];
+    const held = cards.filter(holds);
+    const shown = new Set(held.slice(0, limit));
     for (const card of cards) {
-      card.hidden = !holds(card);
+      card.hidden = !shown.has(card);
       [...card.querySelectorAll(".answers > li")].forEach((row, run) => {
         row.classList.toggle("chosen", !["", "missed"].includes(choice.value) && runs.includes(run));
       });
     }
-    const shown = cards.filter((card) => !card.hidden).length;
+    more.hidden = held.length <= limit;
+    more.textContent = `Show more of ${held.length}`;
     const of = `of ${counts.total.toLocaleString("en")} pictures`;
     document.getElementById("picture-count").textContent = choice.value === ""
-      ? `${shown} ${of} shown`
-      : `${name}: ${count.toLocaleString("en")} ${of}; ${shown} shown`;
+      ? `${count} ${of} are here`
+      : `${name}: ${count.toLocaleString("en")} ${of}; ${held.length} are here`;
   };
 
-  for (const select of [...sides, choice]) select.addEventListener("change", update);
+  more.addEventListener("click", () => {
+    limit += PAGE;
+    update();
+  });
+  for (const select of [...sides, choice]) {
+    select.addEventListener("change", () => {
+      limit = PAGE;
+      update();
+    });
+  }
   form.addEventListener("submit", (event) => event.preventDefault());
   update();
 })();
