@@ -315,9 +315,8 @@ def test_the_number_of_workers_changes_nothing():
         256, (13, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     steps = {"crop": A.RandomCrop(24, 24, p=1.0), "hue": A.HueSaturationValue(p=0.5)}
-    outcomes = [PerPicture(steps, workers=workers)(images, keys(13, seed=1)) for workers in (0, 2, 3)]
-    assert torch.equal(outcomes[0], outcomes[1])
-    assert torch.equal(outcomes[0], outcomes[2])
+    alone, shared = (PerPicture(steps, workers=workers)(images, keys(13, seed=1)) for workers in (0, 2))
+    assert torch.equal(alone, shared)
 
 
 @pytest.mark.parametrize("workers", [-1, "many", 1.5])

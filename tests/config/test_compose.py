@@ -194,16 +194,6 @@ def test_the_saved_configuration_is_plain(tmp_path: Path):
     assert yaml.safe_load(text)["aug"]["image"]["cutout"]["fill"] == OmegaConf.to_container(cfg.data.mean)
 
 
-def test_the_command_line_tells_in_one_line_and_exits_with_2(cli: Cli, tmp_path: Path):
-    for arguments in (["trainer.epochz=3"], ["model=resnet19"], ["-m", "trainer.epochs=2,0"]):
-        done = cli(*arguments, cwd=tmp_path)
-        assert done.returncode == 2, done.stderr
-        assert done.stderr.startswith("error: ")
-        assert done.stderr.count("\n") == 1
-        assert done.stdout == ""
-        assert not any(tmp_path.iterdir())
-
-
 def test_help_is_written_for_people(cli: Cli):
     done = cli("--help")
     assert done.returncode == 0

@@ -21,7 +21,7 @@ from experiments.files import CONF
 from experiments.runs import console
 from experiments.runs.folder import past
 from experiments.runs.result import Result
-from tests.conftest import Cli
+from experiments.runs.story import run
 
 PRESETS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 NUMBERS = ("000", "001", "002", "003", "004")
@@ -353,12 +353,11 @@ def test_the_end_compares_with_the_expectation():
     assert console.comparison(result, None) == []
 
 
-def test_a_notebook_runs_and_shows_what_it_reached(cli: Cli, tmp_path: Path):
+def test_a_notebook_runs_and_shows_what_it_reached(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     small = ["data=digits", "model.width=4", "trainer.epochs=1", "trainer.device=cpu", "trainer.threads=1"]
-    done = cli("experiment=notebook_002", *small, "analysis=light", "tracking=none", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("elsewhere ")]
+    with caplog.at_level("INFO"):
+        run(compose(["experiment=notebook_002", *small, "analysis=light", "tracking=none"]), tmp_path)
+    (line,) = [line for line in caplog.text.splitlines() if line.startswith("elsewhere ")]
     assert "88.97% in 24 epochs (course notebook 002 on CIFAR-10, its log)" in line
     assert line.endswith("% in 1 epoch")
-    (report,) = tmp_path.glob("runs/*/*/analysis/report.html")
-    assert "recipe reached 88.97" in report.read_text()
+    assert "recipe reached 88.97" in (tmp_path / "analysis" / "report.html").read_text()

@@ -153,6 +153,7 @@ MISTAKES = {
     "optimizer.lrr=1,2": "optimizer.lrr is not a key",
     "optimizer.lr=interval(-1,1)": r"Invalid learning rate: -1.0 \(at point optimizer.lr=-1.0",
     "model=resnet20,resnet19": "model=resnet19 is not an option of model",
+    "optimizer.lr=0.1,abc": r"optimizer.lr must be a number, got 'abc' \(at point optimizer.lr=abc",
     "+aug.image.x={_target_: albumentations.Blur},{_target_: os.system}": "_target_ must name a class under",
 }
 

@@ -115,7 +115,6 @@ def test_the_command_leaves_two_files_and_tells_mistakes(cli: Cli, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     assert "recommended    optimizer.lr=" in done.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"lr.png", "lr.csv"}
-    for words, message in ((["aug=cutuot"], "did you mean cutout?"), (["--out", "lr.txt"], "must be a .png")):
-        wrong = cli(*words, module="find_lr", cwd=tmp_path)
-        assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
-        assert message in wrong.stderr
+    wrong = cli("--out", "lr.txt", module="find_lr", cwd=tmp_path)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert "must be a .png" in wrong.stderr
