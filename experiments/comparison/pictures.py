@@ -281,7 +281,7 @@ def _lead(choice: Choice) -> str:
     split = "validation" if choice.shown[0].pictures.split == "val" else "test"
     return (
         f"{len(choice.preds):,} runs on the same {len(choice.labels):,} {split} pictures; "
-        f"{len(choice.missed.rows):,} are missed by all of them."
+        f"all of them miss {len(choice.missed.rows):,}."
     )
 
 

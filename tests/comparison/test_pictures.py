@@ -93,6 +93,14 @@ def test_of_one_configuration_its_seeds_are_shown_and_one_run_has_no_gallery(tmp
     assert [one.tag for one in gallery(compared(tmp_path)).runs] == ["s0", "s7"]
 
 
+def test_runs_that_are_always_right_have_no_cards(tmp_path: Path):
+    for seed in range(2):
+        make(tmp_path / str(seed), seed=seed)
+    found = gallery(compared(tmp_path))
+    assert found.cards == []
+    assert found.lead == "2 runs on the same 60 test pictures; all of them miss 0."
+
+
 def test_counts_and_cards_say_what_the_predictions_say(root: Path, digits):
     comparison = compared(root)
     found, shown = gallery(comparison), choose(comparison).shown
