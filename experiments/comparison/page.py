@@ -10,7 +10,7 @@ from markupsafe import Markup
 from cifar_core.report.charts import Line, curves
 from cifar_core.report.embed import thumbnail
 from cifar_core.report.keys import Axis, bars, parallel, slices
-from cifar_core.report.markup import address, percent, render
+from cifar_core.report.markup import Cell, address, percent, render
 from experiments.comparison.groups import Comparison, Configuration
 from experiments.comparison.pictures import Gallery
 from experiments.comparison.read import BEST, TEST, Run
@@ -71,7 +71,16 @@ def page(
         links={run.folder: list(_links(run, home)) for _, run in members},
         clock=clock,
         rounded=rounded,
+        sorted_by_number=lambda rows: [[_cell(text) for text in row] for row in rows],
     )
+
+
+def _cell(shown: str) -> Cell | str:
+    """Return a figure so that it sorts as one."""
+    try:
+        return Cell(shown, float(shown.replace(",", "").removesuffix(" %")))
+    except ValueError:
+        return shown
 
 
 def _members(comparison: Comparison) -> Iterator[tuple[Configuration | None, Run]]:

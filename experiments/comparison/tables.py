@@ -10,6 +10,8 @@ from cifar_core.report.markup import percent
 from experiments.comparison.groups import Comparison, Configuration
 from experiments.comparison.read import BEST, TEST, Run
 
+COMPARED = 8  # configurations whose classes are shown side by side
+
 TableRow = Mapping[str, Any]
 Columns = dict[str, Callable[[TableRow], str]]
 
@@ -152,6 +154,8 @@ def _pairs(comparison: Comparison) -> Table | None:
         f"McNemar's exact test on the same {_split(comparison)}, for two trained networks, not for two "
         f"recipes: another seed may say otherwise. Holm's correction is for all {len(rows):,} pairs."
     )
+    if len(comparison.configurations) > 2 and len({row["a"] for row in rows}) == 1:
+        hint += f" There are many runs, so each is compared with those of {rows[0]['a']} alone."
     return Table("Pairs of runs", hint, rows, columns, "pairs.csv")
 
 
@@ -159,7 +163,7 @@ def _classes(comparison: Comparison) -> Table | None:
     recalls = comparison.class_recalls()
     if len(recalls) < 2:
         return None
-    first, *rest = recalls
+    first, *rest = list(recalls)[:COMPARED]
     names = comparison.paired[0].pictures.classes
     rows: list[TableRow] = [
         {"class": name} | {letter: float(values[k]) for letter, values in recalls.items()}
@@ -174,6 +178,8 @@ def _classes(comparison: Comparison) -> Table | None:
         f"Recall of each class, mean over seeds, and the others' difference from {first} in percentage "
         "points; the largest difference first."
     )
+    if len(recalls) > COMPARED:
+        hint += f" The first {COMPARED} configurations; all {len(recalls):,} are in classes.csv."
     return Table("Classes", hint, rows, columns, "classes.csv")
 
 

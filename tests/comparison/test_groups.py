@@ -170,3 +170,14 @@ def test_nothing_is_best_where_accuracies_are_of_other_pictures(runs: Path, odd:
     assert (found.best is None) == bool(why)
     assert [c.label for c in found.ranked][:2] == ["lr=0.5", "lr=0.1"]
     assert verdict(found).startswith(f"Not comparable: {why}" if why else "Best by validation: A")
+
+
+def test_of_many_runs_each_is_tested_against_those_of_the_best_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for number in range(4):
+        make(tmp_path / str(number), lr=number + 0.1, val=0.9 - 0.1 * number, wrong=(number,))
+    assert len(compared(tmp_path).pairs) == 6
+    monkeypatch.setattr("experiments.comparison.groups.PAIRS", 5)
+    assert [pair.a.configuration.letter for pair in compared(tmp_path).pairs] == ["A"] * 3
+    assert "compared with those of A alone" in markdown(compared(tmp_path))
