@@ -293,7 +293,10 @@ def test_a_run_s_analysis_is_only_written_by_the_same_again(copied: Path):
         with pytest.raises(UserError, match="--out must not be the analysis of a run"):
             evaluate(request(copied, words), own)
     shutil.rmtree(own)
+    named = json.loads((copied / "environment.json").read_text()) | {"name": "resnet20 lr=0.1 s0"}
+    (copied / "environment.json").write_text(json.dumps(named))
     assert evaluate(request(copied, []), own)[0] == own
+    assert "<title>resnet20 lr=0.1 s0: best weights" in (own / "report.html").read_text()
     assert (own / "predictions.npz").exists()
 
 
