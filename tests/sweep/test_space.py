@@ -159,14 +159,14 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("argument", MISTAKES)
-@pytest.mark.parametrize("more", [[], ["optimizer.weight_decay=range(0,50)", "seed=range(50)"]])
+@pytest.mark.parametrize("more", [[], ["optimizer.weight_decay=range(0,15)", "seed=range(15)"]])
 def test_one_wrong_point_among_few_or_many_is_found(argument: str, more: list[str]):
     with pytest.raises(ValueError, match=MISTAKES[argument]):
         check_space(space_of(*TINY, argument, *more), GRID, FILES)
 
 
 def test_a_law_that_ties_two_areas_is_found_in_a_large_space():
-    large = ["optimizer.weight_decay=range(0,50)", "seed=range(50)", "trainer.epochs=3,9"]
+    large = ["optimizer.weight_decay=range(0,15)", "seed=range(15)", "trainer.epochs=3,9"]
     with pytest.raises(ValueError, match="scheduler.warmup_epochs must be .* 3.* got 5"):
         check_space(space_of(*TINY, *large, "scheduler=cosine", "scheduler.warmup_epochs=0,5"), GRID, FILES)
 
