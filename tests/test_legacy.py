@@ -186,7 +186,7 @@ def test_the_sweep_s_report_is_made_again_and_the_same_command_trains_nothing(cl
     assert [[row[key] for key in SWEPT] for row in again] == [[row[key] for key in SWEPT] for row in trials]
     page = (folder / "report.html").read_text()
     assert "Best by validation: A (lr=0.2)" in page
-    assert "4 trials on 20 pictures" in page
+    assert "of 20 pictures, 4 runs" in page
 
     before = {path: content for path, content in contents(folder).items() if len(path.parts) > 1}
     ledger = (folder / "ledger.jsonl").read_text()

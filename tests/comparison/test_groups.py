@@ -1,5 +1,6 @@
 """Grouping over seeds, the ranking by validation, pairs and what makes a comparison unfair."""
 
+import math
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -137,6 +138,14 @@ def test_a_seed_that_failed_in_one_folder_and_finished_in_another_is_there():
     assert [(c.label, c.state) for c in found.partial] == [("lr=2", "1 finished, 1 missing")]
     assert compare([trial("2", "0", 0.9)]).best is None
     assert any(line.startswith("B: not all seeds have finished") for line in warnings(found))
+
+
+def test_a_seed_that_nobody_asked_for_is_missed_all_the_same_and_a_figure_that_is_none(runs: Path):
+    make(runs / "deep" / "failed", seed=7, lr=0.5, status="failed")
+    make(runs / "diverged", lr=0.9, val=math.nan)
+    found = compared(runs)
+    assert [c.label for c in found.ranked] == ["lr=0.1"]
+    assert [(c.label, c.seeds) for c in found.partial] == [("lr=0.5", 4), ("lr=0.9", 1)]
 
 
 def test_a_point_that_was_pruned_stopped_with_its_first_seed():
