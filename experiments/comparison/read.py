@@ -194,11 +194,6 @@ class Run:
         return str(self.environment.get("device", ""))
 
     @property
-    def command(self) -> str:
-        """What repeats it."""
-        return str(self.environment.get("command_line", ""))
-
-    @property
     def commit(self) -> str:
         """The commit of the code that it was made with; empty outside a checkout."""
         git = self.environment.get("git")
