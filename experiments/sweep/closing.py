@@ -1,11 +1,9 @@
 """What does a sweep say at its end? What it has come to, and what to paste next."""
 
-import shlex
-import sys
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
+from experiments.cli import this_command
 from experiments.comparison.groups import Comparison, compare, several
 from experiments.comparison.read import BEST, TEST
 from experiments.sweep.runs import runs_of
@@ -26,14 +24,8 @@ def closing(trials: Sequence[Trial], *, again: bool) -> list[str]:
         words = ", ".join(f"{commit} ({count})" for commit, count in commits.items())
         lines.append(f"commits       trials ran with the code of different ones: {words}")
     if again:
-        lines.append(f"go on         {command()}")
+        lines.append(f"go on         {this_command()}")
     return lines
-
-
-def command() -> str:
-    """Return the command of this process, to be pasted."""
-    module = Path(sys.argv[0]).stem
-    return shlex.join(["python", "-m", f"experiments.{module}", *sys.argv[1:]])
 
 
 def _best(comparison: Comparison) -> list[str]:

@@ -22,7 +22,7 @@ def state(home: Home, trials: Sequence[Trial], *, live: bool, total: int) -> str
     ended = sum(status in ("finished", "pruned", "failed") for status in statuses)
     count = f"{ended} of {total} trials have ended" if total else f"{ended} trials have ended"
     if not live:
-        return f"Not over: {count}." + (f" It goes on with: {home.command}" if home.command else "")
+        return f"Not over: {count}. The same command goes on with it."
     names = [t.label for t, s in zip(trials, statuses, strict=True) if s in ("running", ANALYSING)]
     more = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
     now = f"; now {', '.join(names[:NAMED] + more)}" if names else ""

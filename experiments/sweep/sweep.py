@@ -12,7 +12,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.utils import get_object
 from omegaconf import DictConfig
 
-from experiments.cli import user_mistakes
+from experiments.cli import this_command, user_mistakes
 from experiments.config.renamed import renew_config
 from experiments.config.settings import SweepSettings
 from experiments.config.values import plain, settings
@@ -20,7 +20,7 @@ from experiments.runs.names import SEED
 from experiments.sweep.backends.backend import Backend
 from experiments.sweep.backends.local import Local, Slots, share_out
 from experiments.sweep.backends.slurm import Slurm
-from experiments.sweep.closing import closing, command
+from experiments.sweep.closing import closing
 from experiments.sweep.controller import Controller
 from experiments.sweep.ending import Record, refit, say, test
 from experiments.sweep.gpus import meant
@@ -62,7 +62,7 @@ def _sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, now:
         against = _checked(server, space, options, files, now, home, extra)
         backend = _backend(server, options, space, cfg, moved(files, home.path), home)
         home.open(_identity(space, options))
-        home.begin(command(), options.sampler)
+        home.begin(this_command(), options.sampler)
 
     def ready() -> None:
         if against is not None:

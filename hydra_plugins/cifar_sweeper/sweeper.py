@@ -1,6 +1,5 @@
 """Hydra's way to our sweeps; `hydra/sweeper=basic` is the way around them, to Hydra's own launchers."""
 
-import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +11,7 @@ from omegaconf import DictConfig
 
 from experiments.cli import UserError
 from experiments.files import flatten
-from experiments.sweep.first import KEY, restored
+from experiments.sweep.first import restored
 
 
 @dataclass
@@ -53,7 +52,6 @@ class CifarSweeper(Sweeper):
             )
         preset = [f"{key}={value}" for key, value in self._params.items()]
         arguments = restored([*preset, *arguments], self._groups)
-        sys.argv = [word for word in restored(sys.argv, self._groups) if not word.startswith(f"{KEY}=")]
         HydraConfig.instance().set_config(self._cfg)  # for what is read by ${hydra:...}
         sweep(arguments, self._cfg, self._loader, config_dir=self._config_dir())
 

@@ -38,7 +38,7 @@ def test_a_sweep_ends_with_its_best_point_its_failures_and_the_command_that_goes
             failed = Result(status="failed", error=error)
             trials.append(trial(tmp_path, len(trials), lr, seed, failed, commit="b" * 40))
     words = ["-m", "optimizer.lr=1,2,3,4", "data.root='a b'", "seed=0,1"]
-    monkeypatch.setattr(sys, "argv", ["/x/experiments/run.py", *words])
+    monkeypatch.setattr(sys, "orig_argv", ["/x/bin/python", "-m", "experiments.run", *words])
     lines = closing(trials, again=True)
     log = tmp_path / "3_0" / "trial.log"
     assert lines[1:4] == [
@@ -46,7 +46,7 @@ def test_a_sweep_ends_with_its_best_point_its_failures_and_the_command_that_goes
         f"failed        lr=4 s0: the loss is not finite  ({tmp_path / '4_0' / 'trial.log'})",
         "commits       trials ran with the code of different ones: aaaaaaaaaa (4), bbbbbbbbbb (3)",
     ]
-    assert shlex.split(lines[4]) == ["go", "on", "python", "-m", "experiments.run", *words]
+    assert shlex.split(lines[4]) == ["go", "on", Path(sys.executable).name, "-m", "experiments.run", *words]
 
 
 @pytest.mark.parametrize("name", ["val/acc", "test/acc"])

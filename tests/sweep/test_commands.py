@@ -105,7 +105,7 @@ def test_a_page_says_how_far_its_sweep_is(tmp_path: Path):
     )
     assert state(home, trials[9:], live=True, total=3) == "Running: 3 of 3 trials have ended."
     assert state(home, trials, live=False, total=0) == (
-        f"Not over: 3 trials have ended. It goes on with: {home.command}"
+        "Not over: 3 trials have ended. The same command goes on with it."
     )
     home.reached()
     assert state(home, trials, live=False, total=20) == ""

@@ -119,7 +119,7 @@ def test_a_stopped_sweep_goes_on_and_so_does_a_killed_trial(grid: list[str], who
     assert Home(sweep.home).command in html.unescape(_read(page))
     assert not list(sweep.home.glob(".*"))  # half a file
 
-    again = sweep.start(*shlex.split(Home(sweep.home).command)[3:])
+    again = sweep.start(*shlex.split(Home(sweep.home).command)[4:])
     wait_until(lambda: sweep.starts()[killed[0]] == 2, again)
     if not (sweep.home / killed[0] / "result.json").exists():
         os.kill(int((sweep.home / killed[0] / "lock").read_text().split()[1]), signal.SIGKILL)
