@@ -1,7 +1,7 @@
 """How a comparison looks: one HTML file that needs nothing but the runs that it links to."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,7 +47,9 @@ def page(
     """Return the page as it lies in the folder ``home``, from which its links go to the runs."""
     extras = extras or Extras()
     members = list(_members(comparison))
-    keys = _short(comparison.keys if len(comparison.keys) <= KEYS else [])
+    values = _values_of(comparison)
+    keys = _short(values)
+    devices = {run.device for _, run in members if run.device}
     listed = [one for one in tables(comparison) if one.file in LISTED]
     return render(
         TEMPLATE,
@@ -62,11 +64,13 @@ def page(
         members=members,
         repeated=any(len(c.runs) > 1 for c in comparison.configurations),
         keys=keys,
+        values=values,
+        devices=sorted(devices),
         curves=list(_curves(comparison)),
-        matters=list(_matters(comparison, keys, extras.importances)),
+        matters=list(_matters(comparison, keys, values, extras.importances)),
         thumbs=list(_thumbs(comparison.best, home)),
         gallery=gallery,
-        tables=[one for one in listed if not (keys and one.file == "differences.csv")],
+        tables=[one for one in listed if one.file != "differences.csv" or comparison.keys != list(keys)],
         limit=ROWS,
         links={run.folder: list(_links(run, home)) for _, run in members},
         clock=clock,
@@ -90,7 +94,34 @@ def _members(comparison: Comparison) -> Iterator[tuple[Configuration | None, Run
     yield from ((None, run) for run in comparison.damaged)
 
 
-def _short(keys: Sequence[str]) -> dict[str, str]:
+def _values_of(comparison: Comparison) -> dict[str, dict[str, str]]:
+    """Return the keys that have a column, each with its value by configuration; none where they are many.
+
+    They are what was asked for, where that tells all apart: `aug=cutout` says more than its settings do.
+    """
+    asked = {c.letter: _asked(c) for c in comparison.configurations}
+    values = {
+        key: {letter: words.get(key, "default") for letter, words in asked.items()}
+        for key in dict.fromkeys(key for words in asked.values() for key in words)
+    }
+    values = {key: by_letter for key, by_letter in values.items() if len(set(by_letter.values())) > 1}
+    if len({tuple(v[letter] for v in values.values()) for letter in asked}) < len(asked):
+        values = {
+            key: {c.letter: c.params[key] for c in comparison.configurations} for key in comparison.keys
+        }
+    return values if len(values) <= KEYS else {}
+
+
+def _asked(c: Configuration) -> Mapping[str, str]:
+    """Return what a configuration was asked for, by key: the point of a sweep, or words of a command line."""
+    run = (c.runs or c.others)[0]
+    if run.point is not None:
+        return c.params
+    pairs = (word.partition("=") for word in run.words)
+    return {key: text if sign else "left out" for key, sign, text in pairs}
+
+
+def _short(keys: Iterable[str]) -> dict[str, str]:
     """Return a short name for each key: `lr` for `optimizer.lr`, `model` for a group."""
     return {key: start.removesuffix("=") or key for key, start in starts(keys).items()}
 
@@ -112,7 +143,7 @@ def _tiles(comparison: Comparison, runs: int) -> Iterator[tuple[str, str, str]]:
     counts = dict(comparison.cost)
     seconds, epochs = counts.pop("training seconds"), counts.pop("epochs")
     yield "Runs", f"{runs:,}", ", ".join(f"{n:g} {status}" for status, n in counts.items())
-    ranked = f"{len(comparison.ranked):,} ranked"
+    ranked = "not comparable" if comparison.unfair else f"{len(comparison.ranked):,} ranked"
     yield "Configurations", f"{len(comparison.configurations):,}", ranked
     yield "Training", clock(seconds), f"{epochs:,g} epochs in all"
     if alike := comparison.agreement:
@@ -155,7 +186,10 @@ def _kind(status: str) -> str:
 
 
 def _matters(
-    comparison: Comparison, keys: Mapping[str, str], shares: Mapping[str, float]
+    comparison: Comparison,
+    keys: Mapping[str, str],
+    values: Mapping[str, Mapping[str, str]],
+    shares: Mapping[str, float],
 ) -> Iterator[Markup]:
     """Yield charts that show which of the keys make a difference."""
     if shares:
@@ -163,9 +197,9 @@ def _matters(
         yield bars("Share of the variance of val/acc (fANOVA)", named)
     metric = BEST if comparison.ranked or comparison.partial else TEST
     shown = [c for c in comparison.configurations if c.spread(metric).count]
-    axes = [Axis(name, _values([c.params[key] for c in shown])) for key, name in keys.items()]
+    axes = [Axis(name, _values([values[key][c.letter] for c in shown])) for key, name in keys.items()]
     axes = [axis for axis in axes if len(set(axis.values)) > 1]
-    if not axes:
+    if not axes or comparison.unfair:
         return
     result = Axis(metric.removesuffix("_best"), [c.spread(metric).mean for c in shown])
     ids = [c.letter for c in shown]

@@ -70,6 +70,26 @@ def test_keys_that_differ_have_a_column_and_many_a_table_of_their_own(tmp_path: 
     assert "trainer.option7" in content
 
 
+def test_what_was_asked_for_says_more_than_the_settings_that_it_makes(tmp_path: Path):
+    make(tmp_path / "a")
+    make(tmp_path / "b", words=("aug=cutout",), height=16, width=16)
+    content = page(compared(tmp_path), tmp_path)
+    assert '<th scope="col">aug</th>' in content
+    assert [content.count(f'data-sort="{value}"') for value in ("default", "cutout")] == [1, 1]
+    assert '<th scope="col">height</th>' not in content
+
+
+def test_where_nothing_can_be_compared_no_chart_says_what_matters(tmp_path: Path):
+    make(tmp_path / "a", lr=0.1)
+    make(tmp_path / "b", lr=0.2)
+    assert "What matters" in page(compared(tmp_path), tmp_path)
+    make(tmp_path / "c", lr=0.3, data="d2")
+    content = page(compared(tmp_path), tmp_path)
+    assert "What matters" not in content
+    assert "Best val/acc" not in content
+    assert content.index("Not comparable") < content.index("<table")
+
+
 def test_failures_of_one_kind_are_told_once_with_their_log(tmp_path: Path):
     for seed in range(3):
         make(tmp_path / str(seed), seed=seed, status="failed")
