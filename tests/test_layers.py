@@ -41,6 +41,7 @@ LATE = {
 COMMAND = (1, "its work, when the arguments are read")
 LATE_ABOVE = {
     **{f"experiments.{name}": COMMAND for name in ("compare", "evaluate", "find_lr", "predict", "preview")},
+    "experiments.comparison.cams": (1, "Albumentations with the weights, for maps that are not there"),
     "experiments.report": (2, "the same, for a sweep or for a run"),
     "experiments.run": (2, "a run needs torch; --help and a mistyped key do not"),
     "experiments.config.allowed": (2, "torchvision and timm, where they are named"),

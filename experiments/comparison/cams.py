@@ -20,7 +20,6 @@ from experiments.config.values import settings
 from experiments.files import read_json
 from experiments.runs.folder import RunFolder
 from experiments.runs.read import arrays, predictions
-from experiments.runs.weights import trained_model
 
 Key = tuple[Path, int, int]  # a run's folder, a picture's index, the class that the run predicts
 Maps = Mapping[Key, np.ndarray]  # float (h, w), at least 0: the evidence for that class
@@ -62,6 +61,8 @@ def computed(shown: Iterable[Analysed], rows: Sequence[int], words: Sequence[str
 
 
 def _computed(one: Analysed, rows: Sequence[int], words: Sequence[str]) -> Maps:
+    from experiments.runs.weights import trained_model  # with Albumentations, a second
+
     cfg = compose_saved(one.run.folder, words)
     numerics = _numerics(settings(cfg).trainer)
     model, _ = trained_model(one.run.folder, cfg, num_classes=len(one.pictures.classes), checkpoint="best")
