@@ -175,7 +175,7 @@ def test_keys_brush_and_the_table_s_button_shows_all_again(page):
     low, high = min(ACCS), max(ACCS)
     inside = {one for one, acc in zip(IDS, ACCS, strict=True) if 0.5 <= (acc - low) / (high - low) <= 0.75}
     assert settled(page) == inside
-    page.find_element(By.XPATH, "//p[following::table[@id='runs']]/button[text()='show all']").click()
+    page.find_element(By.XPATH, "(//p[following::table]/button[text()='show all'])[last()]").click()
     assert settled(page) == set(IDS)
     assert not [one for one in page.find_elements(By.CSS_SELECTOR, ".brushed") if one.is_displayed()]
 

@@ -184,7 +184,7 @@
   for (const { node } of brushes) {
     const figure = node.closest(".slices") ?? node.closest("figure");
     if (!noted.has(figure)) {
-      noted.set(figure, make("p", "hint", INVITATION));
+      noted.set(figure, make("p", "hint choosing", INVITATION));
       figure.before(noted.get(figure));
     }
   }
