@@ -25,8 +25,6 @@ THUMBS = {"contact_sheet": "The surest errors", "confusion_matrix": "Confusions"
 ROWS = 200  # of a table; the CSV files have all
 LISTED = ("pairs.csv", "classes.csv", "differences.csv")  # tables that stand as they are
 
-Charts = list[tuple[str, Markup]]  # title and drawing
-
 
 @dataclass(frozen=True)
 class Extras:
