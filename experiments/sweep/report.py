@@ -1,5 +1,6 @@
 """How is a sweep told? As a comparison of its trials, written from its folder alone: HTML, Markdown, CSV."""
 
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,7 +35,8 @@ def write(folder: Path, *, live: bool = False, total: int = 0) -> list[Path]:
     comparison = compare(runs_of(trials))
     extras = Extras(
         title=f"Sweep {folder.name}",
-        state=state(home, trials, live=live, total=total),
+        state=state(home, trials, live=live, total=total)
+        + (time.strftime(" As of %H:%M:%S.") if live else ""),
         reload=RELOAD_SECONDS if live else 0,
         importances={} if live else _importances(home),
         commands=list(_commands(home, trials)),
