@@ -26,6 +26,7 @@ from cifar_core.explain.statistics import (
 from experiments.comparison.read import BEST, VALIDATION, Pictures, Run
 from experiments.runs.names import label
 
+DECODED = {"data.image_size", "data.background", "data.white"}
 DATA = "the runs used different data (fingerprints)"
 TIE = 1e-9  # means that differ by less are equal: a picture is more
 PAIRS = 5_000  # tested at most, each against each
@@ -142,12 +143,27 @@ class Comparison:
     @cached_property
     def unfair(self) -> list[str]:
         """Why the accuracies of those ranked cannot be compared, one sentence each."""
-        data = [(c.letter, run.data or "unknown") for c in self.ranked for run in c.runs]
-        lines = [if_several(DATA, data)]
-        if any(key.lstrip("+").startswith(("data", "experiment")) for key in self.keys):
+        lines = [if_several(DATA, self.fingerprints(self.ranked))]
+        if self._of_data:
             splits = [(c.letter, _split(c.runs)) for c in self.ranked]
             lines.append(if_several("validation accuracies are not of the same pictures", splits))
         return [line for line in lines if line]
+
+    @property
+    def _of_data(self) -> set[str]:
+        """What differs and may make other pictures."""
+        keys = {key.lstrip("+") for key in self.keys}
+        return {key for key in keys if key.startswith(("data", "experiment"))}
+
+    def fingerprints(self, configurations: Iterable[Configuration]) -> list[tuple[str, str]]:
+        """Return letter and fingerprint of the data of each run.
+
+        None of a sweep over how one set of pictures is decoded, which other fingerprints make no other set.
+        """
+        runs = [(c.letter, run) for c in configurations for run in c.runs]
+        if self._of_data and self._of_data <= DECODED and all(run.point is not None for _, run in runs):
+            return []
+        return [(letter, run.data or "unknown") for letter, run in runs]
 
     @cached_property
     def best(self) -> Configuration | None:

@@ -32,7 +32,7 @@ def warnings(comparison: Comparison) -> list[str]:
     """Return what else keeps these runs from being compared without a second thought, one sentence each."""
     runs = [(c.letter, run) for c in comparison.configurations for run in c.runs]
     lines = [
-        if_several(DATA, [(letter, run.data or "unknown") for letter, run in runs]),
+        if_several(DATA, comparison.fingerprints(comparison.configurations)),
         if_several("the runs follow different protocols", [(letter, run.protocol) for letter, run in runs]),
         if_several("the code was of different commits", [(letter, run.commit) for letter, run in runs]),
         if_several("times cannot be compared, for the devices differ", [(x, run.device) for x, run in runs]),

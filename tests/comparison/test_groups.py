@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from cifar_core.explain.statistics import holm
 from experiments.comparison.groups import compare
 from experiments.comparison.markdown import markdown
-from experiments.comparison.read import Run, run_folders
+from experiments.comparison.read import Run, read, run_folders
 from experiments.comparison.verdict import verdict, warnings
 from experiments.comparison.write import write
 from experiments.runs.result import Result
@@ -190,3 +191,17 @@ def test_of_many_runs_each_is_tested_against_those_of_the_best_alone(
     monkeypatch.setattr("experiments.comparison.groups.PAIRS", 5)
     assert [pair.a.configuration.letter for pair in compared(tmp_path).pairs] == ["A"] * 3
     assert "compared with those of A alone" in markdown(compared(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("key", "is_fair"), [("data.image_size", True), ("data.root", False), ("optimizer.lr", False)]
+)
+def test_a_sweep_over_how_its_pictures_are_decoded_has_a_best(tmp_path: Path, key: str, is_fair: bool):
+    runs = []
+    for number, data in enumerate(("d1", "d2")):  # fingerprints are of decoded pictures
+        run = read(make(tmp_path / str(number), val=0.8 + 0.1 * number, data=data))
+        runs.append(replace(run, point={key: str(number), "seed": "0"}, label=str(number)))
+    best = compare(runs).best
+    assert (best and best.label) == ("1" if is_fair else None)
+    assert any("different data" in line for line in compare(runs).unfair) != is_fair
+    assert "The runs used different data" not in " ".join(warnings(compare(runs)))
