@@ -122,3 +122,12 @@ def test_long_numbers_are_rounded_and_texts_stay():
         "randaugment",
         "1e-05",
     ]
+
+
+@pytest.mark.slow
+def test_the_page_of_two_hundred_trials_of_two_hundred_epochs_leaves_room_for_the_pictures(tmp_path: Path):
+    lines = ["epoch,train/loss,val/acc,seconds", *(f"{n},{2 / n},{1 - 1 / n},1.5" for n in range(1, 201))]
+    for number in range(200):
+        folder = make(tmp_path / str(number), lr=number + 0.123456789, val=number / 201)
+        (folder / "metrics.csv").write_text("\n".join([*lines, ""]))
+    assert len(page(compared(tmp_path), tmp_path)) < 2_400_000  # those have 1.6 MB
