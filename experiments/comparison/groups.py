@@ -97,7 +97,7 @@ class Configuration:
         missing = self.seeds - len({run.seed for run in (*self.runs, *self.others)})
         if counts["pruned"] and not self.runs:  # by the first seed, which the others follow, begun or not
             counts, missing = Counter({"pruned": 1, "stopped with it": counts["pruned"] - 1 + missing}), 0
-        counts["missing"] = missing
+        counts["not begun"] = missing
         return ", ".join(f"{count} {status}" for status, count in counts.items() if count)
 
 
