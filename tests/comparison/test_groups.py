@@ -136,7 +136,7 @@ def test_equal_means_are_a_tie_whatever_the_order_of_their_sum():
 def test_a_seed_that_failed_in_one_folder_and_finished_in_another_is_there():
     found = compare([trial("1", "0"), trial("1", "0", 0.5), trial("1", "1", 0.6), trial("2", "0", 0.9)])
     assert [(c.label, c.state) for c in found.ranked] == [("lr=1", "2 finished, 1 failed")]
-    assert [(c.label, c.state) for c in found.partial] == [("lr=2", "1 finished, 1 missing")]
+    assert [(c.label, c.state) for c in found.partial] == [("lr=2", "1 finished, 1 not begun")]
     assert compare([trial("2", "0", 0.9)]).best is None
     assert any(line.startswith("B: not all seeds have finished") for line in warnings(found))
 
