@@ -16,6 +16,7 @@ LINES = 300  # drawn at most, the highest and the lowest
 POINTS = 40_000  # of all lines of a chart, about
 BINS_OF_EPOCHS = 200  # of a line with more points than two in each, the extremes of each are drawn
 DOTTED = 40  # points of a line up to which each is marked
+LARGEST = 1e100  # value that is drawn: the span between two is finite
 MARKS = {"pruned": "m-4 -4l8 8m0 -8l-8 8", "failed": "m0 -6l5.5 10h-11z"}  # a cross, a triangle
 KINDS = ("failed", "pruned", "", "best")  # in the order in which they are drawn
 
@@ -32,7 +33,11 @@ class Line:
     @cached_property
     def known(self) -> Points:
         """The points that can be drawn."""
-        return [point for point in self.points if math.isfinite(point[1])]
+        return [point for point in self.points if _can_be_drawn(point[1])]
+
+
+def _can_be_drawn(value: float) -> bool:
+    return abs(value) < LARGEST  # no NaN is
 
 
 def line_chart(title: str, series: Mapping[str, Points], *, mark: float | None = None) -> Markup:
@@ -129,7 +134,7 @@ class _Pen:
         parts: list[str] = []
         last = None
         for point in points:
-            if not math.isfinite(point[1]):
+            if not _can_be_drawn(point[1]):
                 last = None
                 continue
             x, y = (
@@ -188,7 +193,7 @@ def _thinned(points: Points, bins: int) -> Points:
         return points
     kept = []
     for some in np.array_split(np.arange(len(points)), bins):
-        finite = [place for place in some if math.isfinite(points[place][1])]
+        finite = [place for place in some if _can_be_drawn(points[place][1])]
         ends = [find(finite, key=lambda place: points[place][1]) for find in (min, max) if finite]
         gap = [place for place in some if place not in finite][:1]
         kept += [points[place] for place in sorted({*ends, *gap})]

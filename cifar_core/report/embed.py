@@ -17,6 +17,7 @@ STILL = 96  # side of the pictures that show without JavaScript
 SPRITE_BYTES = 560_000
 WIDE = 480  # side of a sheet shrunk, pixels
 SHEET_BYTES = 45_000
+SHEET_PIXELS = 40_000_000  # at most; of more there is no small picture
 ROW_BYTES = 8_000  # of pictures side by side
 SMALL = 128 * 128  # pixels, up to which its tables are worth fitting and Pillow's buffer has room for that
 QUALITIES = ((90, 0), (80, 0), (60, 2), (30, 2), (10, 2))  # and chroma: 0 = full, 2 = halved both ways
@@ -78,11 +79,13 @@ def scaled(image: Tensor, side: int) -> Image.Image:
 
 
 def thumbnail(file: Path) -> str:
-    """Return a picture file, as wide as WIDE and no taller: its top; "" where there is none to be read."""
+    """Return a PNG file, as wide as WIDE and no taller: its top; "" where there is none to be read."""
     try:
-        with Image.open(file) as picture:
+        with Image.open(file, formats=["PNG"]) as picture:  # others may start programs: Ghostscript
+            if picture.width * picture.height > SHEET_PIXELS:
+                return ""
             sheet = picture.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return ""
     sheet = sheet.crop((0, 0, sheet.width, min(sheet.height, sheet.width)))
     sheet.thumbnail((WIDE, WIDE), Image.Resampling.LANCZOS)

@@ -27,7 +27,7 @@ MARKS = ("result.json", "overrides.yaml")  # files that only a run folder has
 VALIDATION, TEST_EACH_EPOCH, TEST_ONCE = "validation", "test_each_epoch", "test_once"
 BEST, TEST = "val/acc_best", "test/acc"  # the figures of a run; the first alone ranks
 APART = ("seed", "trainer.test")  # keys in which the runs of one configuration may differ
-DAMAGE = (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError)
+DAMAGE = (OSError, yaml.YAMLError, ArithmeticError, AttributeError, KeyError, TypeError, ValueError)
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same ten times faster, where libyaml is
 
 T = TypeVar("T")
@@ -155,9 +155,10 @@ class Run:
         """What its figures stand for: validation, test_each_epoch or test_once."""
         if self.result.protocol:
             return self.result.protocol
-        if BEST in self.metrics or (not self.metrics and self.saved.get("data", {}).get("val_size")):
+        data, trainer = self._section("data"), self._section("trainer")
+        if BEST in self.metrics or (not self.metrics and data.get("val_size")):
             return VALIDATION
-        each = self.saved.get("trainer", {}).get("evaluate", "each_epoch") == "each_epoch"
+        each = trainer.get("evaluate", "each_epoch") == "each_epoch"
         return TEST_EACH_EPOCH if each else TEST_ONCE
 
     @cached_property
@@ -175,7 +176,7 @@ class Run:
     def words(self) -> tuple[str, ...]:
         """What was asked for on the command line, the seed apart."""
         path = self.folder / "overrides.yaml"
-        words: list[str] = self._take(lambda: list(_yaml(path)) if path.exists() else [], [])
+        words: list[str] = self._take(lambda: list(map(str, _yaml(path))) if path.exists() else [], [])
         return tuple(word for word in words if not word.startswith(UNTOLD))
 
     @cached_property
@@ -227,6 +228,9 @@ class Run:
             return None
         return self._take(lambda: _pictures(self.folder, self.data), None)
 
+    def _section(self, name: str) -> dict[str, Any]:
+        return self._take(lambda: dict(self.saved.get(name, {})), {})
+
     def _take(self, look: Callable[[], T], nothing: T) -> T:
         try:
             return look()
@@ -243,7 +247,7 @@ def read(folder: Path) -> Run:
     except DAMAGE as error:
         return Run(folder, Result(status="damaged", error=f"{type(error).__name__}: {error}"))
     run = Run(folder, result, name, asked=asked)
-    _ = run.config, run.words, run.history, run.pictures
+    _ = run.config, run.protocol, run.words, run.history, run.pictures
     return replace(run, result=Result(status="damaged", error=run.damage[0])) if run.damage else run
 
 

@@ -14,19 +14,35 @@ def history(folder: Path) -> list[Row]:
     try:
         text = (folder / "metrics.csv").read_text(encoding="utf-8")
         lines = text[: text.rfind("\n") + 1].splitlines()
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
+        _ = [int(row["epoch"]) for row in rows]  # a line without a place is damage
+        return rows
     except FileNotFoundError:
         return []
-    except (TypeError, ValueError) as error:
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         raise OSError(f"{folder / 'metrics.csv'} is damaged: {error}") from error
 
 
 def predictions(folder: Path) -> dict[str, np.ndarray] | None:
     """Return the arrays of analysis/predictions.npz; None where the run was not analysed.
 
-    Raises OSError where the file is damaged.
+    Raises OSError where the file is damaged, or its arrays are not of the same pictures and classes.
     """
-    return arrays(RunFolder(folder).analysis / "predictions.npz")
+    path = RunFolder(folder).analysis / "predictions.npz"
+    found = arrays(path)
+    if found is None:
+        return None
+    try:
+        logits, labels, index = (found[name] for name in ("logits", "labels", "index"))
+        size, classes = logits.shape
+        fit = {labels.shape, index.shape, found.get("names", labels).shape} == {(size,)}
+        if not fit or found["classes"].shape != (classes,) or not np.isin(labels, np.arange(classes)).all():
+            raise ValueError("its arrays do not belong to each other")
+        found |= {"logits": logits.astype(np.float32), "labels": labels.astype(np.int64)}
+        found["index"] = index.astype(np.int64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise OSError(f"{path} is damaged: {error}") from error
+    return found if size else None
 
 
 def arrays(path: Path) -> dict[str, np.ndarray] | None:

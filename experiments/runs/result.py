@@ -58,10 +58,13 @@ class Result:
         Raises OSError for a damaged file.
         """
         content = read_json(folder / "result.json")
-        known = {f.name for f in dataclasses.fields(cls)}
         if not content:
             return None
-        result = cls(**{key: value for key, value in content.items() if key in known})
+        kinds = {key: type(value) for key, value in vars(cls(run_id="")).items()}
+        known = {key: value for key, value in content.items() if key in kinds and value is not None}
+        if wrong := [key for key, value in known.items() if not isinstance(value, kinds[key])]:
+            raise OSError(f"{folder / 'result.json'} is damaged: {', '.join(wrong)}")
+        result = cls(**known)
         unknown = {key: math.nan for key, value in result.metrics.items() if value is None}
         result.metrics |= unknown  # JSON has no NaN, so that of a diverged run is null there
         return result

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cifar_core.report.charts import BINS_OF_EPOCHS, line_chart
 from cifar_core.report.confusion import CELLS, class_bars, confusion_chart, drawn_cells
-from cifar_core.report.embed import SPRITE_BYTES, sprite
+from cifar_core.report.embed import SPRITE_BYTES, sprite, thumbnail
 from cifar_core.report.gallery import FILE
 from cifar_core.report.plots import class_plot, confusion_plot, curves_plot
 from cifar_core.report.settings import AnalysisSettings
@@ -182,3 +182,15 @@ run(data, logits, Path({str(tmp_path)!r}), level="full")
 """
     subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True, timeout=300)
     assert (tmp_path / "confusion_matrix.png").exists()
+
+
+def test_a_small_picture_is_of_a_png_of_bounded_size_alone(tmp_path: Path, monkeypatch):
+    file = tmp_path / "sheet.png"
+    for kind in ("PNG", "GIF"):  # of others some start programs
+        Image.new("RGB", (30, 20)).save(file, kind)
+        assert bool(thumbnail(file)) == (kind == "PNG")
+    Image.new("RGB", (30, 20)).save(file)
+    monkeypatch.setattr("cifar_core.report.embed.SHEET_PIXELS", 599)
+    assert thumbnail(file) == ""
+    file.write_bytes(b"torn")
+    assert thumbnail(file) == thumbnail(tmp_path / "absent.png") == ""
