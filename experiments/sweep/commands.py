@@ -2,11 +2,12 @@
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from experiments.config import words
 from experiments.runs.names import SEED
 from experiments.runs.result import ANALYSING
-from experiments.sweep.home import Home
+from experiments.sweep.home import SWEEPS, Home
 from experiments.sweep.trials import Trial
 
 FURTHER = 20  # points by which a search is extended
@@ -31,13 +32,8 @@ def state(home: Home, trials: Sequence[Trial], *, live: bool, total: int) -> str
 
 def repeated(home: Home) -> str:
     """Return the command that does a sweep once more in another folder; empty where it is not known."""
-    given = _given(home)
-    number = next(n for n in range(2, 10_000) if not home.path.with_name(f"{home.path.name}-{n}").exists())
-    folder = given.get(FOLDER, "${}")
-    if "${" in folder:
-        new = {NAME: _assigned(NAME, f"{home.path.name}-{number}")}
-    else:
-        new = {FOLDER: _assigned(FOLDER, f"{words.value(folder)}-{number}")}
+    free = next(n for n in range(2, 10_000) if not home.path.with_name(f"{home.path.name}-{n}").exists())
+    new = _at(home.path.with_name(f"{home.path.name}-{free}"))
     if home.points:
         new[POINTS] = f"{POINTS}={home.points}"
     return _changed(home, new | {MORE: ""})
@@ -45,8 +41,7 @@ def repeated(home: Home) -> str:
 
 def extended(home: Home, trials: Sequence[Trial]) -> str:
     """Return the command that adds points to a search, or a seed to a grid; empty where neither can be."""
-    given = _given(home)
-    here = {} if {NAME, FOLDER} & given.keys() else {NAME: _assigned(NAME, home.path.name)}
+    here = _at(home.path)
     if home.sampler != "grid":
         return _changed(home, here | {MORE: f"{MORE}={FURTHER}"})
     seeds = home.seeds if any(SEED in trial.point for trial in trials) else []
@@ -55,9 +50,11 @@ def extended(home: Home, trials: Sequence[Trial]) -> str:
     return _changed(home, here | {SEED: f"{SEED}={','.join([*seeds, str(max(map(int, seeds)) + 1)])}"})
 
 
-def _given(home: Home) -> dict[str, str]:
-    """Return the words of a sweep's command by their keys."""
-    return {_key(word): word for word in shlex.split(home.command)}
+def _at(folder: Path) -> dict[str, str]:
+    """Return the words, by key, that lead a command to a folder: a sweep may have moved since."""
+    if folder.parent == SWEEPS.resolve():
+        return {NAME: _assigned(NAME, folder.name), FOLDER: ""}
+    return {FOLDER: _assigned(FOLDER, str(folder))}
 
 
 def _key(word: str) -> str:

@@ -19,6 +19,7 @@ from experiments.sweep.trials import Trial
 
 Lists = dict[str, tuple[str, ...]]
 STALE_SECONDS = 60.0
+SWEEPS = Path("sweeps")
 
 
 class Home:

@@ -24,14 +24,12 @@ from experiments.sweep.closing import closing
 from experiments.sweep.controller import Controller
 from experiments.sweep.ending import Record, refit, say, test
 from experiments.sweep.gpus import meant
-from experiments.sweep.home import Home, begun_with_fewer_seeds, sweep_name
+from experiments.sweep.home import SWEEPS, Home, begun_with_fewer_seeds, sweep_name
 from experiments.sweep.ledger import Ledger
 from experiments.sweep.origin import keep, kept, move, moved
 from experiments.sweep.server import Server
 from experiments.sweep.space import Files, Space, parse
 from experiments.sweep.winner import winner
-
-SWEEPS = Path("sweeps")
 
 
 def sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, *, config_dir: str | None) -> None:

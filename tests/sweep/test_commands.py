@@ -9,6 +9,7 @@ import pytest
 from experiments.cli import command
 from experiments.config import arguments
 from experiments.config.compose import check_run
+from experiments.config.words import value
 from experiments.runs.result import Result
 from experiments.sweep.commands import extended, repeated, state
 from experiments.sweep.home import Home
@@ -36,6 +37,10 @@ def pasted(line: str) -> tuple[Space, dict[str, str]]:
     return space_of(*args.overrides, zipped=tuple(filter(None, zipped))), keys
 
 
+def words_without(words: dict[str, str], key: str) -> dict[str, str]:
+    return {name: text for name, text in words.items() if name != key}
+
+
 @pytest.mark.parametrize(
     "seeds",
     ["seed=0,1", "seed=range(3,1,-1)", "seed=0,1 trainer.label_smoothing=0.1 sweep.pruner=median"],
@@ -51,8 +56,9 @@ def test_a_grid_is_extended_by_one_seed_and_runs_that_alone(tmp_path: Path, seed
     assert labels(backend) == [f"lr=1 s{further}", f"lr=2 s{further}"]
 
 
-def test_a_search_is_extended_by_points(tmp_path: Path):
-    home, _ = begun(tmp_path / "1.10", "optimizer.lr=interval(1,2)", "sweep.add_trials=3", n_trials=2)
+def test_a_search_is_extended_by_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    home, _ = begun(tmp_path / "sweeps/1.10", "optimizer.lr=interval(1,2)", "sweep.add_trials=3", n_trials=2)
     space, words = pasted(extended(home, list(home.trials().values())))
     assert home.check(space.identity()) == []
     assert (words["sweep.add_trials"], words["sweep.name"]) == ("20", '"1.10"')
@@ -72,25 +78,35 @@ def test_a_grid_without_seeds_of_its_own_is_not_extended(tmp_path: Path, words: 
 
 
 @pytest.mark.parametrize(
-    ("given", "key", "value"),
-    [
-        (['sweep.name="1.10"'], "sweep.name", "{}-3"),
-        (["hydra.sweep.dir=/x/1.1"], "hydra.sweep.dir", "/x/1.1-3"),
-        (["hydra.sweep.dir=/x/${sweep.name}", "sweep.name=a"], "sweep.name", "{}-3"),
-    ],
+    "given", [[], ["sweep.name=a"], ["hydra.sweep.dir=/x/${sweep.name}", "sweep.name=a"]]
 )
-def test_a_sweep_is_repeated_in_a_folder_that_is_not_there(
-    tmp_path: Path, given: list[str], key: str, value: str
+@pytest.mark.parametrize("place", ["sweeps", "an archive, far='off'"])
+def test_commands_lead_to_where_the_sweep_lies_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], place: str
 ):
-    for number, folder in enumerate((tmp_path / "1.1", tmp_path / "the second")):
-        home, words = begun(
-            folder, "optimizer.lr=interval(1,2)", *given, n_trials=2 + number, add_trials=number
-        )
-        folder.with_name(f"{folder.name}-2").mkdir()
-        space, again = pasted(repeated(home))
+    """Wherever it was begun: a sweep may have been moved since, and is repeated in a folder beside it."""
+    monkeypatch.chdir(tmp_path)
+    home, words = begun(tmp_path / place / "b.1", "optimizer.lr=interval(1,2)", *given, n_trials=2)
+    (tmp_path / place / "b.1-2").mkdir()
+    for line, name in ((extended(home, []), "b.1"), (repeated(home), "b.1-3")):
+        space, led = pasted(line)
         assert space.identity() == pasted(home.command)[0].identity()
-        expected = words | {key: value.format(folder.name)} | ({"sweep.n_trials": "4"} if number else {})
-        assert {name: text.strip('"') for name, text in again.items()} == expected
+        led.pop("sweep.add_trials", "")
+        if place == "sweeps":
+            assert led == words_without(words, "hydra.sweep.dir") | {"sweep.name": name}
+        else:
+            folder = value(f"hydra.sweep.dir={led['hydra.sweep.dir']}")
+            assert folder == str(tmp_path / place / name)
+            assert words_without(led, "hydra.sweep.dir") == words_without(words, "hydra.sweep.dir")
+
+
+def test_an_extended_search_is_repeated_with_all_its_points(tmp_path: Path):
+    home, _ = begun(
+        tmp_path / "a", "optimizer.lr=interval(1,2)", "sweep.add_trials=1", n_trials=3, add_trials=1
+    )
+    _, words = pasted(repeated(home))
+    assert words["sweep.n_trials"] == "4"
+    assert "sweep.add_trials" not in words
 
 
 def test_a_page_says_how_far_its_sweep_is(tmp_path: Path):
