@@ -77,13 +77,17 @@ class Configuration:
         return spread([run.metrics[metric] for run in self.runs if metric in run.metrics])
 
     def curve(self, metric: str) -> list[tuple[float, float]]:
-        """Return (epoch, mean over the runs) of a column of metrics.csv, of others where none is finished."""
-        values: dict[float, list[float]] = {}
-        for run in self.runs or self.others:
-            for row in run.history:
-                if metric in row:
-                    values.setdefault(row["epoch"], []).append(row[metric])
-        return [(epoch, statistics.fmean(ys)) for epoch, ys in sorted(values.items())]
+        """Return (epoch, mean over the runs) of a column of metrics.csv, of others where none is finished.
+
+        It ends with the shortest run: a mean over those that are left jumps where one of them ends.
+        """
+        each = [
+            {row["epoch"]: row[metric] for row in run.history if metric in row}
+            for run in self.runs or self.others
+        ]
+        each = [values for values in each if values]
+        epochs = sorted(set.intersection(*map(set, each))) if each else []
+        return [(epoch, statistics.fmean(values[epoch] for values in each)) for epoch in epochs]
 
     @property
     def seconds(self) -> float:
@@ -141,6 +145,11 @@ class Comparison:
         return [run for c in self.configurations for run in c.others] + self.damaged
 
     @cached_property
+    def has_val(self) -> bool:
+        """Whether any has a validation split, finished or not."""
+        return any(c.protocol == VALIDATION for c in self.ranked + self.partial)
+
+    @cached_property
     def unfair(self) -> list[str]:
         """Why the accuracies of those ranked cannot be compared, one sentence each."""
         lines = [if_several(DATA, self.fingerprints(self.ranked))]
@@ -191,6 +200,11 @@ class Comparison:
         ]
         stamps = Counter(one.pictures.stamp for one in analysed)
         return [one for one in analysed if one.pictures.stamp == stamps.most_common(1)[0][0]]
+
+    @property
+    def are_tested(self) -> bool:
+        """Whether the pictures of the `paired` runs are those of the test set."""
+        return any(one.pictures.split == "test" for one in self.paired)
 
     @cached_property
     def pairs(self) -> list[Pair]:

@@ -49,6 +49,8 @@ def page(
     keys = _short(values)
     devices = {run.device for _, run in members if run.device}
     listed = [one for one in tables(comparison) if one.file in LISTED]
+    if extras.hides_tests and comparison.has_val and comparison.are_tested:
+        listed = [one for one in listed if one.file == "differences.csv"]
     return render(
         TEMPLATE,
         scripts=("page.js", "charts.js", *(("pictures.js",) if gallery else ())),
@@ -190,16 +192,19 @@ def _matters(
     shares: Mapping[str, float],
 ) -> Iterator[Markup]:
     """Yield charts that show which of the keys make a difference."""
-    if shares:
-        named = {keys.get(key, key): share for key, share in shares.items()}
-        yield bars("Share of the variance of val/acc (fANOVA)", named)
-    metric = BEST if comparison.ranked or comparison.partial else TEST
+    if comparison.unfair:
+        return
+    metric = BEST if comparison.has_val else TEST
     shown = [c for c in comparison.configurations if c.spread(metric).count]
     axes = [Axis(name, _values([values[key][c.letter] for c in shown])) for key, name in keys.items()]
     axes = [axis for axis in axes if len(set(axis.values)) > 1]
-    if not axes or comparison.unfair:
+    name = metric.removesuffix("_best")
+    if shares:
+        named = {keys.get(key, key): share for key, share in shares.items()}
+        yield bars(f"Share of the variance of {name} (fANOVA)", named)
+    if not axes:
         return
-    result = Axis(metric.removesuffix("_best"), [c.spread(metric).mean for c in shown])
+    result = Axis(name, [c.spread(metric).mean for c in shown])
     ids = [c.letter for c in shown]
     yield slices(axes, result, ids)
     if len(axes) > 1:

@@ -32,8 +32,8 @@ class Table:
         return [[show(row) for show in self.columns.values()] for row in self.rows[:limit]]
 
     def note(self, limit: int) -> str:
-        """Return the hint, with where the rest is if there is more than ``limit``."""
-        more = f" The first {limit} of {len(self.rows):,}; all are in {self.file}."
+        """Return the hint, with where the rest is to be had if there is more than ``limit``."""
+        more = f" The first {limit} of {len(self.rows):,}; experiments.compare writes all to {self.file}."
         return self.hint + (more if len(self.rows) > limit else "")
 
 
@@ -59,7 +59,7 @@ def configurations(comparison: Comparison, *, tested: bool = True) -> list[Table
     each = [
         _configurations(
             comparison.ranked,
-            "Ranked by validation accuracy",
+            "Not comparable" if comparison.unfair else "Ranked by validation accuracy",
             "Mean ± standard deviation over seeds, and the 95 % interval of the mean (Student's t). Each "
             "run's best epoch was chosen by validation; its test accuracy was read once and ranks nothing.",
             tested=tested,
@@ -154,7 +154,7 @@ def _pairs(comparison: Comparison) -> Table | None:
         f"McNemar's exact test on the same {_split(comparison)}, for two trained networks, not for two "
         f"recipes: another seed may say otherwise. Holm's correction is for all {len(rows):,} pairs."
     )
-    if len(comparison.configurations) > 2 and len({row["a"] for row in rows}) == 1:
+    if len(comparison.class_recalls()) > 2 and len({row["a"] for row in rows}) == 1:
         hint += f" There are many runs, so each is compared with those of {rows[0]['a']} alone."
     return Table("Pairs of runs", hint, rows, columns, "pairs.csv")
 
@@ -175,8 +175,8 @@ def _classes(comparison: Comparison) -> Table | None:
     columns[first] = lambda row: _percent(row[first])
     columns |= {f"{letter} - {first}": _difference(letter, first) for letter in rest}
     hint = (
-        f"Recall of each class, mean over seeds, and the others' difference from {first} in percentage "
-        "points; the largest difference first."
+        f"Recall of each class on the same {_split(comparison)}, mean over seeds, and the others' difference "
+        f"from {first} in percentage points; the largest difference first."
     )
     if len(recalls) > COMPARED:
         hint += f" The first {COMPARED} configurations; all {len(recalls):,} are in classes.csv."

@@ -205,3 +205,18 @@ def test_a_sweep_over_how_its_pictures_are_decoded_has_a_best(tmp_path: Path, ke
     assert (best and best.label) == ("1" if is_fair else None)
     assert any("different data" in line for line in compare(runs).unfair) != is_fair
     assert "The runs used different data" not in " ".join(warnings(compare(runs)))
+
+
+def test_a_mean_over_seeds_ends_with_the_shortest_run(tmp_path: Path):
+    for seed in range(3):
+        make(tmp_path / str(seed), seed=seed, val=0.6 + 0.1 * seed)
+    (tmp_path / "0" / "metrics.csv").write_text("epoch,val/acc\n1,0.2\n")
+    assert compared(tmp_path).ranked[0].curve("val/acc") == [(1.0, pytest.approx((0.2 + 0.5 + 0.5) / 3))]
+    assert compared(tmp_path).ranked[0].curve("absent") == []
+
+
+def test_the_cap_of_pairs_is_told_of_many_runs_alone(runs: Path):
+    make(runs / "third", lr=0.9, val=0.1, data="other pictures", val_size=0.1)
+    found = markdown(compared(runs))
+    assert "Pairs of runs" in found and "There are many runs" not in found
+    assert "## Not comparable" in found and "Ranked" not in found

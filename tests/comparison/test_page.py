@@ -58,6 +58,16 @@ def test_test_figures_of_all_but_the_best_can_be_hidden(runs: Path):
     assert str(best) in content
     assert str(other) in page(compared(runs), runs)
     assert str(other) not in content
+    assert "Recall of each class" in page(compared(runs), runs)
+    assert "Recall of each class" not in content and "McNemar" not in content  # they are of test pictures
+
+
+def test_without_validation_the_test_figures_are_shown_though_a_point_has_failed(tmp_path: Path):
+    for number in range(2):
+        make(tmp_path / str(number), lr=number, val=None, wrong=(number, 5))
+    make(tmp_path / "failed", lr=9, val=None, status="failed")
+    content = page(compared(tmp_path), tmp_path, extras=Extras(hides_tests=True))
+    assert content.count('data-sort="0.966') == 2 and "val/acc</th>" not in content
 
 
 def test_keys_that_differ_have_a_column_and_many_a_table_of_their_own(tmp_path: Path):
@@ -84,10 +94,15 @@ def test_where_nothing_can_be_compared_no_chart_says_what_matters(tmp_path: Path
     make(tmp_path / "b", lr=0.2)
     assert "What matters" in page(compared(tmp_path), tmp_path)
     make(tmp_path / "c", lr=0.3, data="d2")
-    content = page(compared(tmp_path), tmp_path)
+    content = page(compared(tmp_path), tmp_path, extras=Extras(importances={"optimizer.lr": 1.0}))
     assert "What matters" not in content
     assert "Best val/acc" not in content
     assert content.index("Not comparable") < content.index("<table")
+
+
+def test_a_table_that_is_cut_says_who_writes_the_whole(runs: Path, monkeypatch):
+    monkeypatch.setattr("experiments.comparison.page.ROWS", 3)
+    assert "The first 3 of 6; experiments.compare writes all to pairs.csv." in page(compared(runs), runs)
 
 
 def test_failures_of_one_kind_are_told_once_with_their_log(tmp_path: Path):
