@@ -38,7 +38,7 @@ def without_memory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         raise MemoryError("cannot allocate 16 GB")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(page.write_report.__globals__, "_headline", too_large)
+        patch.setitem(page.write_report.__globals__, "render", too_large)
         story.run(compose([*SMALL, "analysis=light"]), folder)
     return folder
 
