@@ -34,7 +34,7 @@ def without_memory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that had no memory for its report."""
     folder = tmp_path_factory.mktemp("run")
 
-    def too_large(*_: object) -> None:
+    def too_large(*_: object, **__: object) -> None:
         raise MemoryError("cannot allocate 16 GB")
 
     with pytest.MonkeyPatch.context() as patch:
