@@ -71,9 +71,7 @@ class Frame:
         Without room on top the name of y is left to the caption.
         """
         if x_ticks is None:
-            values = [
-                value for value in self.x.ticks() if self.x.high - self.x.low < 2 or value == int(value)
-            ]
+            values = [value for value in self.x.ticks() if x_name != "epoch" or value == int(value)]
             x_ticks = [(self.x(value), number(value)) for value in values]
         parts = []
         for value in self.y.ticks():
@@ -129,8 +127,8 @@ def number(value: float, digits: int = 4) -> str:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Return about five round numbers from at most `low` to at least `high`."""
-    if not high > low:
+    """Return about five round numbers from at most `low` to at least `high`; equal but for rounding is equal."""
+    if not high - low > 1e-9 * max(abs(low), abs(high)):
         low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))

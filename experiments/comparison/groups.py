@@ -172,7 +172,7 @@ class Comparison:
         runs = [(c.letter, run) for c in configurations for run in c.runs]
         if self._of_data and self._of_data <= DECODED and all(run.point is not None for _, run in runs):
             return []
-        return [(letter, run.data or "unknown") for letter, run in runs]
+        return [(letter, run.data) for letter, run in runs]
 
     @cached_property
     def best(self) -> Configuration | None:
@@ -301,7 +301,7 @@ def if_several(what: str, traits: Sequence[tuple[str, str]]) -> str:
     """Say which letters have which trait, where there is more than one."""
     letters: dict[str, dict[str, None]] = {}
     for letter, trait in traits:
-        letters.setdefault(trait, {})[letter] = None
+        letters.setdefault(trait or "unknown", {})[letter] = None
     if len(letters) < 2:
         return ""
     each = "; ".join(f"{several(list(those))}: {trait}" for trait, those in letters.items())

@@ -231,6 +231,11 @@ class Run:
     def _section(self, name: str) -> dict[str, Any]:
         return self._take(lambda: dict(self.saved.get(name, {})), {})
 
+    def damages(self) -> Sequence[str]:
+        """What cannot be read of all that a comparison tells."""
+        _ = self.environment, self.history, self.pictures
+        return self.damage
+
     def _take(self, look: Callable[[], T], nothing: T) -> T:
         try:
             return look()
@@ -247,8 +252,9 @@ def read(folder: Path) -> Run:
     except DAMAGE as error:
         return Run(folder, Result(status="damaged", error=f"{type(error).__name__}: {error}"))
     run = Run(folder, result, name, asked=asked)
-    _ = run.config, run.protocol, run.words, run.history, run.pictures
-    return replace(run, result=Result(status="damaged", error=run.damage[0])) if run.damage else run
+    _ = run.config, run.protocol, run.words
+    damages = run.damages()
+    return replace(run, result=Result(status="damaged", error=damages[0])) if damages else run
 
 
 def tracker(folder: Path) -> tuple[str, str]:

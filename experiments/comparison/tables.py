@@ -152,8 +152,10 @@ def _pairs(comparison: Comparison) -> Table | None:
     }
     hint = (
         f"McNemar's exact test on the same {_split(comparison)}, for two trained networks, not for two "
-        f"recipes: another seed may say otherwise. Holm's correction is for all {len(rows):,} pairs."
+        "recipes: another seed may say otherwise."
     )
+    if len(rows) > 1:
+        hint += f" Holm's correction is for all {len(rows):,} pairs."
     if len(comparison.class_recalls()) > 2 and len({row["a"] for row in rows}) == 1:
         hint += f" There are many runs, so each is compared with those of {rows[0]['a']} alone."
     return Table("Pairs of runs", hint, rows, columns, "pairs.csv")

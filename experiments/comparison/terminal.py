@@ -47,10 +47,11 @@ def _table(rows: list[list[str]]) -> list[str]:
 
 
 def wrapped(text: str) -> list[str]:
-    """Return a text in lines that fit, the later ones indented."""
-    text = shown(text)
+    """Return a text in lines that fit, the later ones indented; a figure and its unit stay together."""
+    text = shown(text).replace(" %", "\u00a0%")
     fits = WIDTH if width(text) == len(text) else WIDTH // 2
-    return textwrap.wrap(text, fits, subsequent_indent="  ", break_on_hyphens=False)
+    lines = textwrap.wrap(text, fits, subsequent_indent="  ", break_on_hyphens=False)
+    return [line.replace("\u00a0", " ") for line in lines]
 
 
 def width(text: str) -> int:

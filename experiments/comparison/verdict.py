@@ -1,7 +1,5 @@
 """What a comparison comes to, in sentences."""
 
-from collections import Counter
-
 from experiments.comparison.groups import DATA, Comparison, if_several, several
 from experiments.comparison.read import BEST, TEST
 
@@ -12,7 +10,7 @@ def verdict(comparison: Comparison) -> str:
         return f"Not comparable: {' '.join(map(_sentence, comparison.unfair))}"
     best = comparison.best
     if best is None:
-        return "None is best by validation: none has all its seeds finished with a validation split."
+        return f"None is best by validation: {why_none(comparison)}."
     figure, test = best.spread(BEST), best.spread(TEST)
     text = f"Best by validation: {best.letter} ({best.label}), val/acc {figure}"
     if figure.count > 1:
@@ -28,6 +26,15 @@ def verdict(comparison: Comparison) -> str:
     return text
 
 
+def why_none(comparison: Comparison) -> str:
+    """Return why no configuration is ranked."""
+    if not any(c.runs for c in comparison.configurations):
+        return "no run has finished"
+    if not comparison.partial:
+        return "there is no validation split (data.val_size=0)"
+    return "none has a finished run for each of its seeds"
+
+
 def warnings(comparison: Comparison) -> list[str]:
     """Return what else keeps these runs from being compared without a second thought, one sentence each."""
     runs = [(c.letter, run) for c in comparison.configurations for run in c.runs]
@@ -37,13 +44,13 @@ def warnings(comparison: Comparison) -> list[str]:
         if_several("the code was of different commits", [(letter, run.commit) for letter, run in runs]),
         if_several("times cannot be compared, for the devices differ", [(x, run.device) for x, run in runs]),
         _left_out(comparison),
+        _damaged(comparison),
     ]
-    lines += [
-        f"{c.letter} has {count} runs with seed {seed}, not independent, so its spread is too small."
-        for c in comparison.configurations
-        for seed, count in Counter(run.seed for run in c.runs).items()
-        if count > 1
-    ]
+    if again := [c.letter for c in comparison.configurations if len({r.seed for r in c.runs}) < len(c.runs)]:
+        lines.append(
+            f"{several(again)}: there are several runs with the same seed, not independent, so the spread is "
+            "too small."
+        )
     if partial := [c.letter for c in comparison.partial if c.runs]:
         lines.append(
             f"{several(partial)}: not all seeds have finished, so these are not ranked: their mean is over "
@@ -70,3 +77,13 @@ def _left_out(comparison: Comparison) -> str:
         if run.folder not in folders
     ]
     return f"left out of everything picture by picture: {several(runs)}." if runs else ""
+
+
+def _damaged(comparison: Comparison) -> str:
+    runs = [
+        f"{c.letter} seed {run.seed} ({run.damages()[0]})"
+        for c in comparison.configurations
+        for run in (*c.runs, *c.others)
+        if run.damages()
+    ]
+    return f"damaged, so not all of it is told: {several(runs)}." if runs else ""

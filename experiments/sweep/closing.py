@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from experiments.cli import this_command
 from experiments.comparison.groups import Comparison, compare, several
 from experiments.comparison.read import BEST, TEST
+from experiments.comparison.verdict import why_none
 from experiments.sweep.runs import runs_of
 from experiments.sweep.trials import Trial
 
@@ -34,8 +35,7 @@ def _best(comparison: Comparison) -> list[str]:
     best = comparison.best
     if best is None:
         done = any(c.runs for c in comparison.configurations)
-        why = "no point has all its seeds finished with a validation split"
-        return [f"best          none: {why}"] if done else []
+        return [f"best          none: {why_none(comparison)}"] if done else []
     figures = [f"{name} {best.spread(key)}" for name, key in (("val/acc", BEST), ("test/acc", TEST))]
     if not best.spread(TEST).count:
         figures.pop()

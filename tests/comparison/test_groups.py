@@ -70,7 +70,7 @@ def test_all_pairs_of_different_configurations_are_tested(runs: Path, tmp_path: 
         ({"val": None}, "The runs follow different protocols: A, B: validation; C: test_each_epoch."),
         (
             {"lr": 0.5, "seed": 2, "val": 0.82},
-            "A has 2 runs with seed 2, not independent, so its spread is too small.",
+            "A: there are several runs with the same seed, not independent, so the spread is too small.",
         ),
     ],
 )
@@ -180,6 +180,30 @@ def test_nothing_is_best_where_accuracies_are_of_other_pictures(runs: Path, odd:
     assert (found.best is None) == bool(why)
     assert [c.label for c in found.ranked][:2] == ["lr=0.5", "lr=0.1"]
     assert verdict(found).startswith(f"Not comparable: {why}" if why else "Best by validation: A")
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ([{"status": "failed"}, {"status": "unfinished"}], "no run has finished"),
+        ([{"val": None}], "there is no validation split (data.val_size=0)"),
+        ([{}, {"status": "failed", "seed": 1}], "none has a finished run for each of its seeds"),
+    ],
+)
+def test_why_none_is_best_is_told(tmp_path: Path, given: list[dict], why: str):
+    for number, one in enumerate(given):
+        make(tmp_path / str(number), **one)
+    assert verdict(compared(tmp_path)) == f"None is best by validation: {why}."
+
+
+def test_what_is_damaged_in_a_trial_is_told(runs: Path):
+    """A trial is as light as it may be, so its files are read late; a run that is given is read first."""
+    trials = [replace(run, point=run.params, asked=0) for run in map(read, run_folders([runs]))]
+    (runs / "low0" / "metrics.csv").write_bytes(b"epoch\n\xff\n")
+    (runs / "low1" / "environment.json").write_text("damaged")
+    (told,) = [line for line in warnings(compare(trials)) if line.startswith("Damaged")]
+    assert all(name in told for name in ("B seed 0 (", "metrics.csv", "B seed 1 (", "environment.json"))
+    assert compare(trials).unfair == ["the runs used different data (fingerprints): A, B: d1; B: unknown."]
 
 
 def test_of_many_runs_each_is_tested_against_those_of_the_best_alone(

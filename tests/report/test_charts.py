@@ -58,6 +58,14 @@ def test_a_line_goes_through_its_points_and_leaves_gaps():
     assert names == ["train", EVIL]
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3, 200])
+def test_ticks_of_epochs_are_whole(epochs: int):
+    svg = chart(line_chart("Loss", {"train": [(epoch, 1 / epoch) for epoch in range(1, epochs + 1)]}))
+    ticks = [node.text for node in svg.findall("text") if node.get("class") == "middle"]
+    assert min(epochs, 2) <= len(ticks) < 9
+    assert all(text.isdecimal() for text in ticks)
+
+
 def test_the_numbers_of_a_line_are_drawn_at_the_places_of_its_dots():
     figure = line_chart("Loss", {"train": [(1, 0.2), (3, 0.9), (9, 0.4)]})
     path = chart(figure).find("g/path")

@@ -78,6 +78,6 @@ def test_an_accuracy_is_shown_under_its_name(
 def test_where_nothing_chose_nothing_is_best(tmp_path: Path):
     only = trial(tmp_path, 0, "1", "0", Result(metrics={"test/acc": 0.5}))
     assert closing([only], again=False) == [
-        "best          none: no point has all its seeds finished with a validation split"
+        "best          none: there is no validation split (data.val_size=0)"
     ]
     assert closing([], again=False) == []
