@@ -127,8 +127,8 @@ def number(value: float, digits: int = 4) -> str:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Return about five round numbers from at most `low` to at least `high`; equal but for rounding is equal."""
-    if not high - low > 1e-9 * max(abs(low), abs(high)):
+    """Return about five round numbers from at most `low` to at least `high`."""
+    if not high - low > 1e-9 * max(abs(low), abs(high)):  # means that are equal differ by their rounding
         low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))

@@ -66,6 +66,12 @@ def test_ticks_of_epochs_are_whole(epochs: int):
     assert all(text.isdecimal() for text in ticks)
 
 
+def test_values_that_rounding_alone_makes_differ_have_the_ticks_of_one():
+    figure = curves("val/acc", [Line("a", "a", [(1, 1 / 3), (2, math.nextafter(1 / 3, 1))])])
+    ticks = [node.text for node in chart(figure).findall("text") if node.get("class") == "end"]
+    assert 3 < len(ticks) == len(set(ticks))
+
+
 def test_the_numbers_of_a_line_are_drawn_at_the_places_of_its_dots():
     figure = line_chart("Loss", {"train": [(1, 0.2), (3, 0.9), (9, 0.4)]})
     path = chart(figure).find("g/path")
