@@ -33,7 +33,6 @@ class Extras:
     title: str = ""
     state: str = ""  # how far a sweep is that is not over
     reload: int = 0  # seconds
-    notes: Sequence[str] = ()
     importances: Mapping[str, float] = field(default_factory=dict)
     commands: Sequence[tuple[str, str]] = ()  # what for, and the line to paste
     hides_tests: bool = False  # of all but the best, so that nobody chooses by them
@@ -57,7 +56,7 @@ def page(
         reload=extras.reload,
         title=extras.title or f"{len(members)} runs in {len(comparison.configurations)} configurations",
         verdict=verdict(comparison),
-        warnings=[*warnings(comparison), *extras.notes],
+        warnings=warnings(comparison),
         comparison=comparison,
         extras=extras,
         tiles=list(_tiles(comparison, len(members))),

@@ -56,6 +56,7 @@ def test_all_pairs_of_different_configurations_are_tested(runs: Path, tmp_path: 
     one = next(pair for pair in pairs if (pair["a_seed"], pair["b_seed"]) == ("2", "1"))
     assert (one["only_a_right"], one["only_b_right"]) == ("1", "10")  # row 3 against rows 10 to 19
     assert float(one["p"]) == pytest.approx(scipy.stats.binomtest(1, 11, 0.5).pvalue)
+    assert pairs == sorted(pairs, key=lambda pair: float(pair["p"]))
     adjusted = holm([float(pair["p"]) for pair in pairs])
     assert [float(pair["p_holm"]) for pair in pairs] == pytest.approx(adjusted)
 
@@ -246,3 +247,23 @@ def test_the_cap_of_pairs_is_told_of_many_runs_alone(runs: Path):
     assert "There are many runs" not in found
     assert "## Not comparable" in found
     assert "Ranked" not in found
+
+
+def test_two_runs_of_a_seed_are_one_seed():
+    found = compare([trial("1", "0", 0.5), trial("1", "0", 0.6)])
+    assert found.best is None
+    assert [c.state for c in found.partial] == ["2 finished, 1 not begun"]
+
+
+def test_what_is_not_clearly_worse_has_an_interval_that_overlaps():
+    means = {"1": (0.80, 0.82), "2": (0.70, 0.78), "3": (0.40, 0.41)}
+    found = compare(trial(lr, str(seed), acc) for lr, accs in means.items() for seed, acc in enumerate(accs))
+    assert [c.label for c in found.near] == ["lr=2"]
+
+
+def test_a_sweep_over_experiments_may_be_one_over_data(runs: Path):
+    each = []
+    for number in range(2):
+        run = read(make(runs / f"e{number}", val_size=0.1 + 0.1 * number))
+        each.append(replace(run, point={"experiment": str(number), "seed": "0"}, label=str(number)))
+    assert any("not of the same pictures" in line for line in compare(each).unfair)

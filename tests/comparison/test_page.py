@@ -1,5 +1,6 @@
 """The page of a comparison: links resolve, everything is escaped, and there are the parts that it has."""
 
+import json
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -84,11 +85,26 @@ def test_keys_that_differ_have_a_column_and_many_a_table_of_their_own(tmp_path: 
 
 def test_what_was_asked_for_says_more_than_the_settings_that_it_makes(tmp_path: Path):
     make(tmp_path / "a")
-    make(tmp_path / "b", words=("aug=cutout",), height=16, width=16)
+    make(tmp_path / "b", words=("aug=cutout", "tracking=none"), height=16, width=16)
     content = page(compared(tmp_path), tmp_path)
     assert '<th scope="col">aug</th>' in content
     assert [content.count(f'data-sort="{value}"') for value in ("default", "cutout")] == [1, 1]
     assert '<th scope="col">height</th>' not in content
+    assert "tracking" not in content  # changes no figure
+
+
+@pytest.mark.parametrize("uri", ["http://tracks.example", "httpx:alert(1)//", "sqlite:///x"])
+def test_the_page_of_the_tracker_is_an_address_of_the_web(runs: Path, uri: str):
+    state = {uri: {"run_id": "r1", "experiment_id": "1"}}
+    (runs / "low0" / "tracking.offset").write_text(json.dumps(state))
+    links = [link for link in Parts(page(compared(runs), runs)).links if "#/experiments" in link]
+    assert len(links) == (0 if uri.startswith("httpx") else 1)
+    assert all(link.startswith(("http://tracks.example/#", "http://127.0.0.1:5000/#")) for link in links)
+
+
+def test_where_a_pruned_point_ends_is_marked(runs: Path):
+    make(runs / "pruned", lr=0.9, status="pruned")
+    assert '<g class="s2 pruned"' in page(compared(runs), runs)
 
 
 def test_where_nothing_can_be_compared_no_chart_says_what_matters(tmp_path: Path):

@@ -29,7 +29,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     extras = Extras(
         title=EVIL,
         state=EVIL,
-        notes=[EVIL],
         importances={EVIL: 0.4, "optimizer.lr": 0.6},
         commands=[(EVIL, EVIL)],
     )
