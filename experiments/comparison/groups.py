@@ -315,10 +315,17 @@ def _ranked(configurations: Sequence[Configuration]) -> list[Configuration]:
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
-    """Return a label for each run: its own, or else the words it was started with that not all share."""
-    unnamed = [set(run.words) for run in runs if not run.label]
-    shared = set.intersection(*unnamed) if len(unnamed) > 1 else set()
-    return [run.label or label(word for word in run.words if word not in shared) for run in runs]
+    """Return a label for each run: its own, or else the words it was started with that not all share.
+
+    Those that few share come first: where a label is cut, what is left tells more.
+    """
+    unnamed = [run for run in runs if not run.label]
+    count = Counter(word for run in unnamed for word in {*run.words})
+    told = [
+        sorted((word for word in run.words if not count[word] == len(unnamed) > 1), key=lambda w: count[w])
+        for run in runs
+    ]
+    return [run.label or label(words) for run, words in zip(runs, told, strict=True)]
 
 
 def _letter(number: int) -> str:

@@ -124,6 +124,14 @@ def test_whole_configurations_are_ranked_by_exact_means_and_the_first_of_equals_
     assert [c.label for c in (found.best, *found.tied) if c] == equals
 
 
+def test_a_label_begins_with_what_few_share(tmp_path: Path):
+    for number in range(3):
+        words = ("aug=cutout", "trainer.epochs=3" if number else "trainer.epochs=4", f"model.width={number}")
+        make(tmp_path / str(number), lr=0.1, val=0.9 - number / 10, words=words, width=number)
+    labels = [c.label for c in compared(tmp_path).ranked]
+    assert labels == ["epochs=4 width=0", "width=1 epochs=3", "width=2 epochs=3"]
+
+
 def test_equal_means_are_a_tie_whatever_the_order_of_their_sum():
     accs = {"1": (0.1, 0.7), "2": (0.3, 0.5), "3": (0.2, 0.6), "4": (0.4, 0.3999)}
     runs = [trial(lr, str(seed), acc) for lr, each in accs.items() for seed, acc in enumerate(each)]
