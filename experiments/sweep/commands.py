@@ -57,13 +57,21 @@ def _at(folder: Path) -> dict[str, str]:
     return {FOLDER: _assigned(FOLDER, str(folder))}
 
 
+def _words(home: Home) -> list[str]:
+    """Return the words of a sweep's command; none of one that no shell could read."""
+    try:
+        return shlex.split(home.command)
+    except ValueError:
+        return []
+
+
 def _key(word: str) -> str:
     return word.lstrip("+").partition("=")[0]
 
 
 def _changed(home: Home, new: dict[str, str]) -> str:
     """Return a sweep's command with the words of ``new`` in the place of those of the same keys."""
-    kept = [word for word in shlex.split(home.command) if _key(word) not in new]
+    kept = [word for word in _words(home) if _key(word) not in new]
     return shlex.join([*kept, *filter(None, new.values())]) if kept else ""
 
 

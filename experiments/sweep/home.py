@@ -147,9 +147,10 @@ class Home:
     def _noted(self, key: str, default: Any) -> Any:
         """Return what `sweep.yaml` has for a key; a damaged one has nothing, for no report fails by it."""
         try:
-            return self._saved().get(key, default)
+            value = self._saved().get(key, default)
         except OSError:
             return default
+        return value if isinstance(value, type(default)) else default
 
     def _saved(self) -> dict[str, Any]:
         path = self.path / "sweep.yaml"

@@ -93,9 +93,11 @@ class Trial:
         """
         content = read_json(path)
         known = {f.name: content[f.name] for f in dataclasses.fields(cls) if f.name in content}
-        kinds = {"number": int, "point": dict, "values": dict, "label": str}
-        if any(not isinstance(known.get(name), kind) for name, kind in kinds.items()):
+        kinds = {"number": int, "point": dict, "values": dict, "label": str, "seeds": int}
+        if any(not isinstance(({"seeds": 1} | known).get(name), kind) for name, kind in kinds.items()):
             raise OSError(f"{path} is damaged: it lacks one of {', '.join(kinds)}")
+        if not all(isinstance(value, str) for value in known["point"].values()):
+            raise OSError(f"{path} is damaged: its point holds what is no text")
         return cls(**known | {"folder": path.parent})
 
     def write(self) -> None:
