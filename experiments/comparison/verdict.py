@@ -86,4 +86,5 @@ def _damaged(comparison: Comparison) -> str:
         for run in (*c.runs, *c.others)
         if run.damages()
     ]
+    runs += [f"{run.name} ({run.error})" for run in comparison.damaged]
     return f"damaged, so not all of it is told: {several(runs)}." if runs else ""

@@ -7,11 +7,14 @@ from pathlib import Path
 
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
+from experiments.cli import one_line
 from experiments.comparison.groups import compare
 from experiments.comparison.markdown import note
 from experiments.comparison.page import Extras, page
 from experiments.comparison.pictures import gallery
+from experiments.comparison.read import Run
 from experiments.files import csv_text, write_text
+from experiments.runs.result import Result
 from experiments.sweep.commands import extended, repeated, state
 from experiments.sweep.home import Home
 from experiments.sweep.ledger import saved_study
@@ -32,7 +35,7 @@ def write(folder: Path, *, live: bool = False, total: int = 0) -> list[Path]:
     trials = list(home.trials().values())
     if not trials:
         raise FileNotFoundError(f"{folder} is not the folder of a sweep: it has no <trial>/trial.json")
-    comparison = compare(runs_of(trials))
+    comparison = compare([*runs_of(trials), *_damaged(home)])
     extras = Extras(
         title=f"Sweep {folder.name}",
         state=state(home, trials, live=live, total=total)
@@ -48,6 +51,15 @@ def write(folder: Path, *, live: bool = False, total: int = 0) -> list[Path]:
     write_text(paths[1], note(extras.title, comparison))
     write_text(paths[2], csv_text(table(trials), end="\r\n"))
     return paths
+
+
+def _damaged(home: Home) -> Iterator[Run]:
+    """Yield a run for each trial whose own record cannot be read."""
+    for path in sorted(home.path.glob("*/trial.json")):
+        try:
+            Trial.read(path)
+        except OSError as error:
+            yield Run(path.parent, Result(status="damaged", error=one_line(error)), path.parent.name)
 
 
 def _commands(home: Home, trials: Sequence[Trial]) -> Iterator[tuple[str, str]]:

@@ -32,3 +32,10 @@ def test_a_page_is_written_whatever_the_records_hold(tmp_path: Path, trial: dict
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(FACTS | sweep))
     page, *_ = write(tmp_path)
     assert "lr=0 s0" in page.read_text()
+
+
+def test_a_trial_whose_record_cannot_be_read_is_told(tmp_path: Path):
+    for number, record in enumerate(({"number": 0, "point": {"seed": "0"}, "values": {}, "label": "s0"}, {})):
+        (make(tmp_path / f"trial {number}") / "trial.json").write_text(json.dumps(record))
+    page, *_ = write(tmp_path)
+    assert "trial 1 (" in page.read_text()
