@@ -40,6 +40,6 @@ def _shown(rows: list[Table]) -> list[str]:
 def _escaped(line: str) -> str:
     """Keep a text from ending a Markdown cell, a line, or turning into HTML."""
     line = shown(line)
-    for mark in "\\`*<|":
+    for mark in "\\`*<[|":
         line = line.replace(mark, f"\\{mark}")
     return line

@@ -61,8 +61,9 @@ def width(text: str) -> int:
 
 def cut(text: str, size: int) -> str:
     """Return a text, or what of it fits into ``size`` columns and an ellipsis."""
-    if width(text) <= size:
+    if width(text[: size + 1]) <= size:  # a sign takes a column at least
         return text
+    text = text[:size]
     while width(text) >= size:
         text = text[:-1]
     return f"{text}…"

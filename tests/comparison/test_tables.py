@@ -41,3 +41,10 @@ def test_one_run_alone_is_no_trouble(tmp_path: Path):
     assert verdict(found) == "Best by validation: A (lr=0.1), val/acc 80.00 %; its test accuracy: 100.00 %."
     assert page(found, tmp_path).count('class="plot"') == 2
     assert found.pairs == []
+
+
+def test_a_name_is_no_link_in_markdown(tmp_path: Path):
+    make(tmp_path / "a", words=("name=![x](http://y)",))
+    text = markdown(compared(tmp_path))
+    assert "\\[x](http://y)" in text
+    assert "![" not in text
