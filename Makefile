@@ -20,7 +20,7 @@ lint: $(VENV)/.tools ## check format, style and types
 	$(BIN)/mypy
 
 ui: $(VENV)/.installed ## open the MLflow UI on http://127.0.0.1:5000
-	@$(BIN)/python -m experiments.tracking.moved "$(CURDIR)/mlflow.db"
+	@$(BIN)/python -m experiments.tracking.ui "$(CURDIR)/mlflow.db"
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true \
 	$(BIN)/mlflow ui --workers 1 --host 127.0.0.1 --backend-store-uri "sqlite:///$(CURDIR)/mlflow.db"
 

@@ -199,9 +199,15 @@ def cam_module(cfg: DictConfig, model: nn.Module, image_size: int) -> nn.Module:
         raise ValueError(f"{error} A transformer of timm may want {fix}") from error
 
 
-def tracker(cfg: DictConfig, out_dir: Path, name: str, protocol: str, commit: str = "") -> Tracker:
-    """Return the tracker of the run in ``out_dir``, not yet entered."""
+def tracker(
+    cfg: DictConfig, out_dir: Path, name: str, protocol: str, *, commit: str = "", point: str = ""
+) -> Tracker:
+    """Return the tracker of the run in ``out_dir``, not yet entered.
+
+    ``point`` is its name but for the seed, for which the tracker can group it.
+    """
     tags = {"protocol": protocol, "seed": str(cfg.seed), "run_folder": str(out_dir)}
+    tags |= {"kind": "trial" if cfg.sweep.name else "run", "point": point}
     tags |= {"mlflow.source.git.commit": commit} if commit else {}
     tags |= {"origin": origin.folder} if (origin := schema.origin(cfg)) else {}
     return _call(cfg, "tracking", _plain(cfg, "tracking"), out_dir=out_dir, run_name=name, tags=tags)

@@ -14,7 +14,7 @@ from experiments.config.schema import Origin, origin
 from experiments.runs.folder import RunFolder
 from experiments.runs.result import Result
 from experiments.tracking.tracker import Tracker
-from experiments.tracking.uri import charts_page, ui_hint
+from experiments.tracking.uri import ui_hint
 
 Expectation = Mapping[str, Any] | None  # `expected` of the configuration: test_acc, epochs, source
 GB = 1_000_000_000
@@ -120,7 +120,7 @@ def closing(
     if tracker.uri:
         lines.append(f"MLflow UI      {ui_hint(tracker.uri)}")
     if tracker.url:
-        lines.append(f"all runs       {charts_page(tracker.url)}")
+        lines.append(f"all runs       {getattr(tracker, 'overview', None) or tracker.url}")
     return lines + _next(folder, result, cfg)
 
 

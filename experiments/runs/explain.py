@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-from cifar_core.history import best_epoch
 from cifar_core.memory import out_of_memory
 from cifar_core.report.analyse import analyse
 from experiments.cli import one_line
@@ -42,7 +41,7 @@ def explain(job: Job, logits: dict[str, Tensor], tracker: Tracker, result: Resul
         result.analysis_error = one_line(error)
     for sheet in SHEETS:
         if (path := job.folder.analysis / f"{sheet}.png").exists():
-            tracker.log_image(path, key=sheet, step=best_epoch(job.history))
+            tracker.log_image(path, key=sheet, step=0)  # the same in all runs: side by side
     for path in (job.folder.analysis, *(job.folder.path / name for name in RECORDS)):
         if path.exists():
             tracker.log_artifacts(path)

@@ -80,6 +80,14 @@ def dated(text: str, end: str = "") -> str:
     return (text if len(text + end) <= LENGTH else f"{text[: LENGTH - len(end) - 1]}…") + end
 
 
+def without_seed(name: str, seed: object) -> str:
+    """Return what a run's name tells but for its seed and its time, which all seeds of it share."""
+    words = TIME.sub("", name).split(" ")
+    if (word := f"s{seed}") in words:
+        words.remove(word)
+    return " ".join(words) or "defaults"
+
+
 def longer_name(folder: Path, words: Sequence[str]) -> str:
     """Return the name of a run that begins now, where the one in ``folder`` ended."""
     return dated(f"{TIME.sub('', name_of(folder))} {label(words)}")

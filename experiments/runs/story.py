@@ -33,7 +33,7 @@ from experiments.runs.environment import environment, gpu
 from experiments.runs.explain import explain
 from experiments.runs.folder import RunFolder
 from experiments.runs.job import Job, set_up
-from experiments.runs.names import longer_name
+from experiments.runs.names import longer_name, without_seed
 from experiments.runs.origin import is_place, longer, requested
 from experiments.runs.result import ANALYSING, Result, recorded
 from experiments.tracking.tracker import Tracker
@@ -121,7 +121,9 @@ def _run(
     job.watch.check_start(job.state, job.augment)
 
     commit = (job.environment["git"] or {}).get("commit", "")
-    with build.tracker(cfg, folder.path, job.environment["name"], result.protocol, commit) as tracker:
+    name = job.environment["name"]
+    point = without_seed(name, cfg.seed)
+    with build.tracker(cfg, folder.path, name, result.protocol, commit=commit, point=point) as tracker:
         tracker.log_params(job.values)
         tracker.log_dataset(job.data.source, job.data.fingerprint, str(cfg.data.root), "training")
         with signals.deferred(), _peak_memory_noted(job), _last_epoch_kept(job.checkpoints):

@@ -136,7 +136,7 @@ class Controller:
         trial.begin()
         spool = Spool(trial.folder)
         if self._tags and not spool.path.exists():  # the run delivers it with its own
-            spool.append("params", data=trial.point)
+            spool.append("params", data={key.lstrip("+~"): text for key, text in trial.point.items()})
             spool.append("tags", data=self._tags | {"trial": str(trial.number)})
         self._backend.start(trial, [*self._space.overrides(trial.point), *self._extra])
 

@@ -15,6 +15,7 @@ from experiments.sweep.live import Live
 from experiments.sweep.server import TROUBLE, Server
 from experiments.sweep.space import Space
 from experiments.sweep.trials import Trial
+from experiments.tracking.views import SweepView
 
 
 def test(won: Sequence[Trial], server: Server, cfg: DictConfig) -> None:
@@ -88,12 +89,15 @@ def _run(trial: Trial, overrides: list[str], backend: Backend, meanwhile: Callab
 class Record:
     """The sweep's report, and its own run in the tracker where there is one."""
 
-    def __init__(self, server: Server, folder: Path, tracking: dict[str, Any] | None) -> None:
-        """Name the sweep's folder and the tracker's settings."""
+    def __init__(
+        self, server: Server, folder: Path, tracking: dict[str, Any] | None, view: SweepView
+    ) -> None:
+        """Name the sweep's folder, the tracker's settings, and what the tracker's page of it shows."""
         self.live = Live(server, folder)
         self._server = server
         self._folder = folder
         self._tracking = tracking
+        self._view = view.text()
 
     def open(self) -> dict[str, str]:
         """Make sure of the tracker's store and say where to look; return the tags of the trials' runs."""
@@ -123,12 +127,15 @@ class Record:
             self._deliver()
             if page:
                 say(f"MLflow        {page}")
+                say(f"charts        {page}&compareRunsMode=CHART")
 
     def _track(
         self, metrics: dict[str, float], note: str, files: Sequence[Path]
     ) -> tuple[str | None, str | None]:
         try:
-            return self._server.call("track_sweep", self._folder, self._tracking, metrics, note, files)
+            return self._server.call(
+                "track_sweep", self._folder, self._tracking, self._view, metrics, note, files
+            )
         except TROUBLE as error:
             say(f"the sweep itself is not tracked: {error}")
             return None, None

@@ -31,9 +31,9 @@ from experiments.sweep.needs import Needs
 from experiments.sweep.origin import unpacked
 from experiments.sweep.report import write
 from experiments.sweep.space import Files, Space
-from experiments.tracking.mlflow_store import tagged_runs_page
 from experiments.tracking.spool import Spool
 from experiments.tracking.sync import sync
+from experiments.tracking.views import SWEEP_VIEW_TAG
 
 OF_SWEEPS = ("sweep.", "sweep=")  # words that do nothing in a single run
 
@@ -160,10 +160,18 @@ def test_trial(folder: Path, overrides: Sequence[str]) -> dict[str, float]:
 
 
 def track_sweep(
-    folder: Path, tracking: dict[str, Any], metrics: dict[str, float], note: str, files: Sequence[Path]
+    folder: Path,
+    tracking: dict[str, Any],
+    view: str,
+    metrics: dict[str, float],
+    note: str,
+    files: Sequence[Path],
 ) -> tuple[str | None, str | None]:
-    """Enter the sweep itself as a run of kind `sweep`; return its id and the page of all its trials."""
-    tags = {"sweep": folder.name, "kind": "sweep", "run_folder": str(folder)}
+    """Enter the sweep itself as a run of kind `sweep`; return its id and the page of all its trials.
+
+    ``view`` is the text of a `SweepView`.
+    """
+    tags = {"sweep": folder.name, "kind": "sweep", "run_folder": str(folder), SWEEP_VIEW_TAG: view}
     with instantiate(tracking, out_dir=folder, run_name=f"sweep {folder.name}", tags=tags) as tracker:
         if note:
             tracker.set_note(note)
@@ -171,8 +179,7 @@ def track_sweep(
             tracker.log_metrics(metrics, step=0)
         for file in files:
             tracker.log_artifacts(file)
-    page = tagged_runs_page(tracker.url, "sweep", folder.name) if tracker.url else None
-    return tracker.run_id, page
+    return tracker.run_id, getattr(tracker, "overview", None) or tracker.url
 
 
 def sync_trials(folder: Path) -> bool:

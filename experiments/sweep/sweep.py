@@ -30,6 +30,7 @@ from experiments.sweep.origin import keep, kept, move, moved
 from experiments.sweep.server import Server
 from experiments.sweep.space import Files, Space, parse
 from experiments.sweep.winner import winner
+from experiments.tracking.views import TEST, VALIDATION, SweepView
 
 
 def sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, *, config_dir: str | None) -> None:
@@ -69,7 +70,9 @@ def _sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, now:
 
     with home:
         print(f"sweep folder  {home.path}", file=sys.stderr)
-        record = Record(server, home.path, plain(cfg)["tracking"] if tracked else None)
+        record = Record(
+            server, home.path, plain(cfg)["tracking"] if tracked else None, _view(space, options, cfg)
+        )
         tags = record.open()
         ledger = Ledger(home.ledger, options, epochs=cfg.trainer.epochs)
         parts = (space, options, home, ledger, backend)
@@ -192,6 +195,14 @@ def _growing(space: Space, options: SweepSettings, home: Home) -> dict[str, tupl
 def _folder(cfg: DictConfig, name: str) -> Path:
     given = any(override.startswith("hydra.sweep.dir=") for override in cfg.hydra.overrides.hydra)
     return Path(cfg.hydra.sweep.dir) if given else SWEEPS / name
+
+
+def _view(space: Space, options: SweepSettings, cfg: DictConfig) -> SweepView:
+    """Return what the tracker's page of the trials shows."""
+    keys = [key.lstrip("+~") for dimension in space.searched for key in dimension.keys]
+    judged = VALIDATION if cfg.data.val_size else TEST
+    watched = any(key.startswith("analysis.watch") for key in [*space.fixed, *keys])
+    return SweepView(keys, judged, options.test != "none", watched)
 
 
 def records(cfg: DictConfig) -> bool:

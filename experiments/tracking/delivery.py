@@ -70,6 +70,15 @@ class Delivery:
         return self.store.page(Ids(self.state.experiment_id, self.state.run_id))
 
     @property
+    def overview(self) -> str | None:
+        """The page that shows the run beside its like, once the store has created it."""
+        start = self.spool.first("start")
+        if start is None or self.state.run_id is None or self.state.experiment_id is None:
+            return None
+        ids = Ids(self.state.experiment_id, self.state.run_id, self.state.view)
+        return self.store.overview(ids, start["tags"])
+
+    @property
     def is_complete(self) -> bool:
         """Whether the store has everything the spool holds."""
         try:
@@ -140,7 +149,7 @@ class Delivery:
         elif self.state.offset and self.store.lacks(*self._delivered()):
             log.info("tracking: %s has lost some of run %s: it is sent again", self.store.uri, ids.run)
             self.state = Delivered(start["spool"], ids.run, ids.experiment)
-        self.is_open = True
+        self.is_open, self.state.view = True, ids.view
         try:
             self.store.mark_dead_runs()
         except Exception as error:  # a server may forbid to touch the others: not this run's trouble

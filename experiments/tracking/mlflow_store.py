@@ -6,12 +6,14 @@ import json
 import logging
 import os
 import re
+import shutil
 import socket
-from collections.abc import Collection, Iterator, Sequence
+import tempfile
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
-from urllib.parse import quote
 
 from PIL import Image
 
@@ -20,6 +22,7 @@ from experiments.tracking.spool import Record
 from experiments.tracking.sqlite import artifact_root, database_of, identity, open_database
 from experiments.tracking.store import Deleted, Entry, Ids, Missed, Param, Point, Refused, Tag
 from experiments.tracking.uri import brief, public_uri, tracking_uri
+from experiments.tracking.views import TAG, query, view_of
 
 if TYPE_CHECKING:  # MLflow reads its environment when it is imported, and that takes seconds
     from mlflow import MlflowClient, entities
@@ -30,6 +33,9 @@ DATASET_LENGTH, DIGEST_LENGTH = 500, 36
 METRICS_PER_BATCH, PARAMS_PER_BATCH, TAGS_PER_BATCH = 800, 100, 100  # 1000 together
 
 SPOOL_TAG = "tracker.spool"
+PREVIEW = 320  # pixels: two stand side by side in a window of 1,400
+
+log = logging.getLogger(__name__)
 
 _opened: dict[str, tuple[int, int]] = {}  # sqlite stores of which MLflow keeps files open, and which files
 
@@ -66,7 +72,7 @@ class MlflowStore:
             experiment_id = _find_experiment(client, start["experiment"], self._uri)
             run = _create_run(client, experiment_id, start)
         self._client, self._run_id, self._params = client, run.info.run_id, set(run.data.params)
-        return Ids(run.info.experiment_id, run.info.run_id)
+        return Ids(run.info.experiment_id, run.info.run_id, _keep_view(client, run, start["tags"]))
 
     def is_stale(self) -> bool:
         """Tell whether the database's file was removed or replaced since `open`."""
@@ -92,9 +98,15 @@ class MlflowStore:
 
     def page(self, ids: Ids) -> str:
         """Return the run's page: on the server, or where `mlflow ui` will stand once it is started."""
+        return f"{self._pages(ids)}/{ids.run}?workflowType=machine_learning"
+
+    def overview(self, ids: Ids, tags: Mapping[str, str]) -> str:
+        """Return the prepared view of the run's sweep or of all runs, or MLflow's own page of them."""
+        return f"{self._pages(ids)}?{query(tags, ids.view)}"
+
+    def _pages(self, ids: Ids) -> str:
         base = self.uri if self.uri.startswith("http") else "http://127.0.0.1:5000"
-        page = f"/#/experiments/{ids.experiment}/runs/{ids.run}"
-        return f"{base}{page}?workflowType=machine_learning"  # without it the UI opens in its GenAI mode
+        return f"{base}/#/experiments/{ids.experiment}/runs"
 
     def log(self, entries: Sequence[Entry]) -> None:
         """Send entries in as few batches as MLflow allows, without the parameters that it has."""
@@ -130,16 +142,21 @@ class MlflowStore:
             self._client.log_artifact(self._run_id, str(file), folder)
 
     def upload_image(self, file: Path, *, key: str, step: int, t: int) -> None:
-        """Add a picture to the run's image grid, unless it is there."""
+        """Add a picture to the run's image grid; twice is once.
+
+        Under the names of MLflow's own `log_image`, whose previews of 256 pixels show nothing of a sheet, and
+        whose names hold a random part, so that what is sent again would be there twice.
+        """
         key = re.sub(r"[^a-zA-Z0-9_\-./ ]", "_", key)  # MLflow's law for image keys
-        stem = f"images/{key.replace('/', '~')}+step+{step}+timestamp+{t}+"
-        with self._missed():
-            paths = [each.path for each in self._client.list_artifacts(self._run_id, "images")]
-            if any(path.startswith(stem) and path.endswith("+compressed.webp") for path in paths):
-                return  # MLflow's file names hold a random part: a second upload would be a second picture
+        name = f"{key.replace('/', '~')}+step+{step}+timestamp+{t}+{uuid.UUID(int=step)}"
+        with self._missed(), tempfile.TemporaryDirectory() as folder:
+            whole, small = Path(folder, f"{name}.png"), Path(folder, f"{name}+compressed.webp")
+            shutil.copyfile(file, whole)
             with Image.open(file) as image:
-                picture = image.convert("RGB")
-            self._client.log_image(self._run_id, picture, key=key, step=step, timestamp=t, synchronous=True)
+                preview(image).save(small)
+            for each in (whole, small):
+                self._client.log_artifact(self._run_id, str(each), "images")
+            self._client.set_tag(self._run_id, "mlflow.loggedImages", "True")
 
     def set_status(self, status: str, t: int) -> None:
         """Set RUNNING, or end the run at this time."""
@@ -253,13 +270,6 @@ def _is_refusal(error: Exception) -> bool:
     return getattr(error, "error_code", None) in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
 
-def tagged_runs_page(url: str, tag: str, value: str) -> str:
-    """Return the page with the charts of all runs with a tag, in the experiment of the run at ``url``."""
-    search = quote(f"tags.`{tag}` = '{value}'", safe="")
-    place = f"{url.partition('/runs/')[0]}/runs?searchFilter={search}"
-    return f"{place}&workflowType=machine_learning&compareRunsMode=CHART"
-
-
 def tracked_folders(uri: str | None, experiment: str | None, wanted: str) -> list[Path]:
     """Return the run folders of the runs in a store that MLflow's search finds by the filter ``wanted``.
 
@@ -326,6 +336,34 @@ def _find_experiment(client: "MlflowClient", name: str, uri: str) -> str:
             f"tracking.experiment {name!r} is deleted in MLflow: restore it or choose another name"
         )
     return experiment.experiment_id
+
+
+def preview(image: Image.Image) -> Image.Image:
+    """Return what the grid shows of a sheet, a square at most: of a tall one the upper left."""
+    side = min(image.width, image.height)
+    if image.height > 1.2 * image.width:
+        side = side * 2 // 3
+        image = image.crop((0, 0, side, side))
+    small = image.convert("RGB")
+    small.thumbnail((PREVIEW, PREVIEW))
+    return small
+
+
+def _keep_view(client: "MlflowClient", run: "entities.Run", tags: Mapping[str, str]) -> str:
+    """Keep the view that a run belongs to in its experiment and return its key; "" where the store does not.
+
+    Many processes may do it at once, for all of them write the same.
+    """
+    key, state = view_of(tags)
+    key, text = clean_name(key), json.dumps(state)
+    try:
+        experiment = client.get_experiment(run.info.experiment_id)
+        if experiment.tags.get(TAG + key) != text:
+            client.set_experiment_tag(run.info.experiment_id, TAG + key, text)
+    except Exception as error:  # a server may forbid it, and what is wrong with the store is told by the next
+        log.debug("tracking: no view is kept: %s", brief(error))
+        return ""
+    return key
 
 
 def _create_run(client: "MlflowClient", experiment_id: str, start: Record) -> "entities.Run":

@@ -2,7 +2,6 @@
 
 import logging
 import sqlite3
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -95,8 +94,3 @@ def _root(address: str) -> Path | None:
     path = _path(address)
     inner = [parent for parent in path.parents if parent.name == ARTIFACTS]
     return inner[-1].parent if inner and path.is_absolute() else None
-
-
-if __name__ == "__main__":  # before the UI is started on a database
-    if Path(sys.argv[1]).exists():
-        follow(Path(sys.argv[1]))

@@ -78,6 +78,7 @@ class Delivered:
     spool: str  # id of the spool this belongs to
     run_id: str | None = None
     experiment_id: str | None = None
+    view: str = ""  # key of the store's prepared view of the run and its like
     offset: int = 0  # bytes of the spool that the store has
     missed: list[Record] = field(default_factory=list)  # files before the offset that could not be uploaded
 

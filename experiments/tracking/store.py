@@ -1,6 +1,6 @@
 """What a place that keeps runs must be able to do: MLflow is one, any other is one class more."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Protocol
@@ -25,6 +25,7 @@ class Ids(NamedTuple):
 
     experiment: str
     run: str
+    view: str = ""  # key of a prepared view of the runs that it belongs to; empty where there is none
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,9 @@ class Store(Protocol):
 
     def page(self, ids: Ids) -> str:
         """Return the address at which a person sees the run; also called before `open`."""
+
+    def overview(self, ids: Ids, tags: Mapping[str, str]) -> str:
+        """Return the address at which a person compares the run, which has these tags, with others."""
 
     def log(self, entries: Sequence[Entry]) -> None:
         """Keep entries, any number of them. Where one is `Refused`, they are sent again one by one."""

@@ -45,6 +45,10 @@ class Tracker(Protocol):
         """The run's page, once there is one."""
 
     @property
+    def overview(self) -> str | None:
+        """The page that shows the run beside its like, once there is one."""
+
+    @property
     def run_id(self) -> str | None:
         """The run's id where it is recorded, once there is one."""
 
@@ -85,6 +89,7 @@ class NoTracker:
     records: ClassVar[bool] = False
     uri: str | None = None
     url: str | None = None
+    overview: str | None = None
     run_id: str | None = None
 
     def __init__(self, *, out_dir: Path, run_name: str, tags: dict[str, str]) -> None:
@@ -171,6 +176,11 @@ class SpooledTracker:
     def url(self) -> str | None:
         """The run's page, once the store has created it."""
         return self._delivery.url
+
+    @property
+    def overview(self) -> str | None:
+        """The page that shows the run beside its like, once there is one."""
+        return self._delivery.overview
 
     def __enter__(self) -> Self:
         """Start, or continue, the run."""

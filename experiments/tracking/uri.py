@@ -49,14 +49,6 @@ def ui_hint(uri: str) -> str:
     return f"{light} --backend-store-uri {shlex.quote(public_uri(uri))}"
 
 
-def charts_page(url: str) -> str:
-    """Return the page that charts all runs beside the one at ``url``; another store's page as it is."""
-    if "/#/experiments/" not in url:
-        return url
-    page, _, query = url.partition("?")
-    return f"{page.partition('/runs/')[0]}/runs?{query}{'&' if query else ''}compareRunsMode=CHART"
-
-
 def brief(error: BaseException) -> str:
     """Write an error in one line of at most 300 characters, without passwords."""
     text = public_uri(one_line(error))
