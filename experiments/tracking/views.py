@@ -17,7 +17,7 @@ VALIDATION, TEST = "val/acc_best", "test/acc"
 KEYS = ("model", "aug", "optimizer", "optimizer.lr", "scheduler")  # that a table of all runs tells apart by
 PICTURES = ("contact_sheet", "correct_sheet")
 WATCHED = "watch"  # pictures over the epochs
-SCATTERS = 6  # at most
+SWEPT, SCATTERS = 30, 6  # keys, and charts of one, at most: MLflow takes tags of 20,000 characters
 WIDTH = 100  # pixels of a column
 
 State = dict[str, Any]
@@ -61,6 +61,7 @@ def query(tags: Mapping[str, str], key: str) -> str:
 
 
 def _sweep(name: str, view: SweepView) -> State:
+    keys = view.keys[:SWEPT]
     figures = [view.judged, *([TEST] if view.tested and view.judged != TEST else [])]
     curve = view.judged.removesuffix("_best")
     return {
@@ -69,12 +70,12 @@ def _sweep(name: str, view: SweepView) -> State:
         "orderByAsc": False,
         "runsHiddenMode": "SHOW_ALL",
         "runListHidden": True,  # of the charts, which get its width; a button brings it back
-        **_columns(figures, [*view.keys, "seed", "trainer.epochs"]),
+        **_columns(figures, [*keys, "seed", "trainer.epochs"]),
         **_charts(
             {
                 "Accuracy": [_line(curve)],
                 "Training": [_line("train/loss"), _line("lr")],
-                "Swept": list(_swept(view)),
+                "Swept": list(_swept(keys, view.judged)),
                 "Pictures": [_image(key) for key in (*PICTURES, *([WATCHED] if view.watched else []))],
             }
         ),
@@ -106,10 +107,10 @@ def _columns(metrics: Sequence[str], params: Sequence[str]) -> State:
     return {"selectedColumns": columns, "columnOrder": columns, "columnWidths": dict.fromkeys(columns, WIDTH)}
 
 
-def _swept(view: SweepView) -> Iterator[State]:
+def _swept(keys: Sequence[str], judged: str) -> Iterator[State]:
     """Yield each swept parameter against the result, all of them in one chart where there are several."""
-    if len(view.keys) > 1:
-        params, metrics = list(view.keys), [view.judged]
+    if len(keys) > 1:
+        params, metrics = list(keys), [judged]
         yield {
             "type": "PARALLEL",
             "selectedParams": params,
@@ -117,8 +118,8 @@ def _swept(view: SweepView) -> Iterator[State]:
             "showAllRuns": True,
             "runsCountToCompare": 1000,
         }
-    result = {"key": view.judged, "type": "METRIC"}
-    for key in view.keys[:SCATTERS]:
+    result = {"key": judged, "type": "METRIC"}
+    for key in keys[:SCATTERS]:
         place = {"key": key, "type": "PARAM"}
         yield {"type": "SCATTER", "xaxis": place, "yaxis": result, "runsCountToCompare": 1000}
 

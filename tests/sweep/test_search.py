@@ -73,7 +73,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
         *("aug=none,flip", "sweep.n_trials=3", "sweep.slots=2"),
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("workflowType=machine_learning&compareRunsMode=CHART") == 2  # begin and end
+    assert done.stderr.count("viewStateShareKey=sweep-") == 3  # begin and end
     return sweep
 
 

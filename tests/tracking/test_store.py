@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +58,9 @@ class MemoryStore:
 
     def page(self, ids: Ids) -> str:
         return f"memory:{ids.experiment}/{ids.run}"
+
+    def overview(self, ids: Ids, tags: Mapping[str, str]) -> str:
+        return f"memory:{ids.experiment}"
 
     def log(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
