@@ -2,16 +2,8 @@
 
 import csv
 import json
-import os
 import re
-import signal
-import socket
 import sqlite3
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -144,50 +136,6 @@ def test_the_report_holds_every_trial_and_stands_alone(searched: Sweep):
         "data:"
     }  # loads nothing
     assert "Best by validation" in markdown.read_text()
-
-
-@pytest.fixture
-def ui(searched: Sweep) -> Iterator[str]:
-    """The address of MLflow's pages over the store of the search."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--backend-store-uri", f"sqlite:///{searched.folder / 'mlflow.db'}"]
-    server = subprocess.Popen(
-        command,
-        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    yield f"http://127.0.0.1:{port}"
-    os.killpg(server.pid, signal.SIGTERM)
-    server.wait()
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's use of SQLAlchemy
-def test_the_printed_link_shows_all_trials_of_the_sweep_and_no_other_run(searched: Sweep, browser, ui: str):
-    from mlflow import MlflowClient
-    from selenium.common import WebDriverException
-
-    link = re.search(r"(http://127\.0\.0\.1:5000)/#/experiments/(\d+)/\S+machine_learning", searched.said)
-    assert link is not None
-    client = MlflowClient(f"sqlite:///{searched.folder / 'mlflow.db'}")
-    for tags in ({"sweep": "test2"}, {}):
-        client.create_run(link[2], run_name="another", tags=tags)
-    names = {"sweep test", *(name_of(searched.home / folder) for folder in searched.trials())}
-    lines: list[str] = []
-    for _ in range(180):
-        with suppress(WebDriverException):  # the server is not up yet
-            if not lines:
-                browser.get(link[0].replace(link[1], ui))
-            lines = browser.find_element("tag name", "body").text.splitlines()
-        if names <= set(lines):
-            break
-        time.sleep(0.5)
-    assert names <= set(lines)
-    assert "another" not in lines
 
 
 def test_an_extension_and_a_refit(searched: Sweep):
