@@ -12,7 +12,7 @@ EXAMPLES = """examples:
   python -m experiments.compare runs/2026-01-31
   python -m experiments.compare sweeps/lr runs/2026-01-31/12-00-00_resnet18 --out lr_or_default
   python -m experiments.compare sweeps/lr --cams
-  python -m experiments.compare --filter "params.model._target_ = 'cifar_core.models.resnet.resnet18'"
+  python -m experiments.compare --filter "params.model = 'resnet18'"
 
 Prints the configurations and what they come to. Writes comparison.html (for people), comparison.md and, with
 every row and digit, configurations.csv, runs.csv, differences.csv, pairs.csv, classes.csv and missed.csv.

@@ -26,7 +26,7 @@ from experiments.cli import (
     user_mistakes,
 )
 from experiments.config import arguments, words
-from experiments.config.compose import check_options, check_run, compose, compose_saved
+from experiments.config.compose import check_options, check_run, compose, compose_saved, options
 from experiments.config.effects import refuse_single
 from experiments.config.explain import explain
 from experiments.config.renamed import renew_config
@@ -42,10 +42,11 @@ def _task(cfg: DictConfig) -> float:
     runtime = HydraConfig.get()
     overrides = list(runtime.overrides.task)
     many = runtime.mode == RunMode.MULTIRUN  # Hydra's own sweeper
-    name = run_name(overrides, runtime.runtime.choices, cfg.seed)
+    choices = options(runtime)
+    name, folder = run_name(overrides, choices, cfg.seed), Path(runtime.runtime.output_dir)
     with exit_codes():
         began = command("run", *overrides) if many else ""
-        return run(cfg, Path(runtime.runtime.output_dir), overrides=overrides, name=name, command=began)
+        return run(cfg, folder, overrides=overrides, name=name, command=began, choices=choices)
 
 
 def main() -> None:

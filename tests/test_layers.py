@@ -48,6 +48,7 @@ LATE_ABOVE = {
     "experiments.config.check": (1, "torch, when the values are right"),
     "experiments.sweep.server": (1, "the jobs, in the process that has torch"),
     "experiments.tracking.mlflow_store": (8, "MLflow, after its environment is set"),
+    "experiments.tracking.search": (2, "the same"),
     "experiments.tracking.sqlite": (1, "the same"),
     "hydra_plugins.cifar_sweeper.sweeper": (1, "Hydra loads every plugin at every start"),
 }

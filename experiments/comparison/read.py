@@ -20,7 +20,8 @@ from experiments.runs.folder import past
 from experiments.runs.names import UNTOLD, name_of
 from experiments.runs.read import history, predictions
 from experiments.runs.result import Result
-from experiments.tracking.mlflow_store import MlflowStore, tracked_folders
+from experiments.tracking.mlflow_store import MlflowStore
+from experiments.tracking.search import tracked_folders
 from experiments.tracking.store import Ids
 
 MARKS = ("result.json", "overrides.yaml")  # files that only a run folder has

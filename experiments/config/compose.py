@@ -56,17 +56,38 @@ def compose(
     line that names the key, the law and what came. A point of a sweep (``in_sweep``) may have options that
     do something at other points only; ``single`` refuses a preset that only a sweep heeds.
     """
+    return compose_chosen(
+        overrides, config_name=config_name, config_dir=config_dir, in_sweep=in_sweep, single=single
+    )[0]
+
+
+def compose_chosen(
+    overrides: Sequence[str],
+    *,
+    config_name: str = "config",
+    config_dir: str | None = None,
+    in_sweep: bool = False,
+    single: bool = False,
+) -> tuple[DictConfig, dict[str, str]]:
+    """Return what `compose` does and the option chosen of each group, which the values do not tell."""
     cfg = _compose(_conf.get(), config_name, [*_searched(config_dir), *overrides], hydra_too=True)
     if single:
         _check_single(cfg, overrides)
     _fill_in(cfg)
+    chosen = options(cfg.hydra)
     with open_dict(cfg):
         del cfg["hydra"]
     check_words(overrides)
     check_unread(cfg)
     renew_config(cfg, tell=True)
     check(cfg, () if in_sweep else overrides)
-    return cfg
+    return cfg, chosen
+
+
+def options(hydra_cfg: Any) -> dict[str, str]:
+    """Return the option chosen of each group of conf/, from Hydra's own part of a configuration."""
+    chosen = hydra_cfg.runtime.choices.items()
+    return {str(group): str(name) for group, name in chosen if name and not str(group).startswith("hydra/")}
 
 
 def check_options(overrides: Sequence[str], *, config_name: str, config_dir: str | None) -> None:

@@ -143,6 +143,14 @@ class RunFolder:
         path = self.path / "config.yaml"
         return renew(yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
 
+    def words(self) -> list[str]:
+        """Return what was asked for, as overrides.yaml has it; nothing where it is gone or damaged."""
+        try:
+            words = yaml.safe_load((self.path / "overrides.yaml").read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            return []
+        return list(map(str, words)) if isinstance(words, list) else []
+
     def compare(self, values: dict[str, Any], *, but: Sequence[str] = ()) -> None:
         """Raise ValueError, naming the keys, where config.yaml is another run's; ``but`` may differ."""
         before, now = completed(past(self.saved())), completed(past(values))

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from experiments.runs.folder import RunFolder
 from experiments.runs.job import Job, set_up
 from experiments.runs.names import longer_name, without_seed
 from experiments.runs.origin import is_place, longer, requested
+from experiments.runs.params import NO_CHOICES, params
 from experiments.runs.result import ANALYSING, Result, recorded
 from experiments.tracking.tracker import Tracker
 
@@ -42,16 +43,22 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    cfg: DictConfig, out_dir: Path, *, overrides: Sequence[str] = (), name: str = "", command: str = ""
+    cfg: DictConfig,
+    out_dir: Path,
+    *,
+    overrides: Sequence[str] = (),
+    name: str = "",
+    command: str = "",
+    choices: Mapping[str, str] = NO_CHOICES,
 ) -> float:
     """Train, test and explain one configuration in ``out_dir``; return the best validation accuracy.
 
     Without a validation split (`data.val_size=0`) that is the last test accuracy. An unfinished run of the
     same configuration goes on from its last checkpoint; a finished one stays as it is. ``name`` is what the
-    run is called, ``command`` what repeats it where that is not this process's own. Sets torch's global
-    seed, thread count and matrix precision. Raises UserError where configuration, data or folder do not fit
-    together; a folder that was empty is then removed again. What ends an unfinished run carries, as a note,
-    the line that takes it up.
+    run is called, ``command`` what repeats it where that is not this process's own, ``choices`` the option
+    of each group. Sets torch's global seed, thread count and matrix precision. Raises UserError where
+    configuration, data and folder do not fit together; a folder that was empty is then removed again. What
+    ends an unfinished run carries, as a note, the line that takes it up.
     """
     folder, cfg = RunFolder(out_dir), with_constants(cfg)
     with user_mistakes():
@@ -67,7 +74,8 @@ def run(
             folder.claim(plain(with_constants(cfg, *folder.constants)), overrides)
         try:
             with recorded(folder.path) as result, memory_explained(TRAINING), _options_explained():
-                _run(cfg, folder, result, name or folder.path.name, overrides, command)
+                given = {"name": name or folder.path.name, "command_line": command, "choices": dict(choices)}
+                _run(cfg, folder, result, overrides, given)
         except BaseException as error:
             if isinstance(error, UserError | OSError):
                 folder.discard()
@@ -92,8 +100,8 @@ def resume(folder: Path, overrides: Sequence[str]) -> float:
             )
     if new is None:
         return run(cfg, folder)
-    name = longer_name(folder, overrides)
-    return run(new[0], new[1].path, overrides=requested(folder, overrides), name=name)
+    name, choices = longer_name(folder, overrides), read_json(folder / "environment.json").get("choices", {})
+    return run(new[0], new[1].path, overrides=requested(folder, overrides), name=name, choices=choices)
 
 
 def _check_same(cfg: DictConfig, folder: RunFolder) -> None:
@@ -110,21 +118,22 @@ def _check_same(cfg: DictConfig, folder: RunFolder) -> None:
 
 
 def _run(
-    cfg: DictConfig, folder: RunFolder, result: Result, name: str, overrides: Sequence[str], command: str
+    cfg: DictConfig, folder: RunFolder, result: Result, overrides: Sequence[str], given: dict[str, Any]
 ) -> None:
     began = time.perf_counter()
     job = set_up(cfg, folder, overrides)
     cfg = job.cfg
     earlier = max(result.spent, sum(row["seconds"] for row in job.history))
     result.protocol = job.protocol
-    _describe(job, name, command)
+    _describe(job, given)
     job.watch.check_start(job.state, job.augment)
 
     commit = (job.environment["git"] or {}).get("commit", "")
     name = job.environment["name"]
     point = without_seed(name, cfg.seed)
     with build.tracker(cfg, folder.path, name, result.protocol, commit=commit, point=point) as tracker:
-        tracker.log_params(job.values)
+        if tracker.records:
+            tracker.log_params(params(cfg, job.environment["choices"], folder.words()))
         tracker.log_dataset(job.data.source, job.data.fingerprint, str(cfg.data.root), "training")
         with signals.deferred(), _peak_memory_noted(job), _last_epoch_kept(job.checkpoints):
             _train(job, tracker, result)
@@ -150,8 +159,8 @@ def _run(
     log.info("\n".join(console.closing(folder, result, cfg, tested=tested, tracker=tracker, card=card)))
 
 
-def _describe(job: Job, name: str, command: str) -> None:
-    """Show what the run is made of and write environment.json, with name and command of its beginning."""
+def _describe(job: Job, given: dict[str, Any]) -> None:
+    """Show what the run is made of; write environment.json with what its beginning was ``given``."""
     for line in console.opening(job.cfg, job.folder, job.state, job.data):
         log.info(line)
     if note := mirrored_signs(job.values, job.data.source, job.data.classes):
@@ -165,8 +174,10 @@ def _describe(job: Job, name: str, command: str) -> None:
     first: dict[str, Any] = {}
     with suppress(OSError):
         first = read_json(job.folder.path / "environment.json")
-    job.environment = environment(first.get("command_line", command)) | {
-        "name": first.get("name", name),
+    first = given | first
+    job.environment = environment(first["command_line"]) | {
+        "name": first["name"],
+        "choices": first["choices"],
         "device": str(job.state.numerics),
         "gpu": gpu(job.state.numerics.device, first.get("gpu")),
         "seed": job.cfg.seed,

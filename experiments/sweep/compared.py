@@ -8,7 +8,7 @@ import yaml
 from omegaconf import DictConfig
 
 from cifar_core.data.sources import load_data
-from experiments.config.compose import ALLOWED, compose, composing_from
+from experiments.config.compose import ALLOWED, compose_chosen, composing_from
 from experiments.config.renamed import renew
 from experiments.config.schema import TARGETS
 from experiments.config.values import plain, settings, with_constants
@@ -22,10 +22,15 @@ NAMED = 5  # keys at most that are told
 
 def composed(overrides: Sequence[str], files: Files) -> DictConfig:
     """Compose and check a configuration from ``files``, which are unpacked."""
+    return composed_chosen(overrides, files)[0]
+
+
+def composed_chosen(overrides: Sequence[str], files: Files) -> tuple[DictConfig, dict[str, str]]:
+    """Return what `composed` does and the option chosen of each group."""
     if "allowed" in files:  # a sweep's folder may be a stranger's
         overrides = [*overrides, f"{ALLOWED}=[{','.join(files['allowed'])}]"]
     with composing_from(files.get("conf")):
-        return compose(
+        return compose_chosen(
             overrides, config_name=files["config_name"], config_dir=files["config_dir"], in_sweep=True
         )
 

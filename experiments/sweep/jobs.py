@@ -25,7 +25,7 @@ from experiments.runs.names import dated
 from experiments.runs.result import Result
 from experiments.runs.weights import trained_model
 from experiments.sweep.checks import check_space
-from experiments.sweep.compared import composed, conflict, edited
+from experiments.sweep.compared import composed, composed_chosen, conflict, edited
 from experiments.sweep.gpus import listed, names
 from experiments.sweep.needs import Needs
 from experiments.sweep.origin import unpacked
@@ -61,14 +61,14 @@ def run_trial(
     signals.catch()
     with exit_codes():
         with user_mistakes(), unpacked(files) as here, composing_from(here.get("conf")):
-            cfg = composed(overrides, here)
+            cfg, choices = composed_chosen(overrides, here)
             if gpu and cfg.trainer.device.startswith("cuda:"):
                 cfg.trainer.device = "cuda"
-            if cfg.analysis.level != "none":
-                differences(cfg)  # reads the default run while it is there, for the report of this one
+            differences(cfg)  # reads the default run while it is there, for report and tracker of this one
         with composing_from(here.get("conf")):
             alone = by_itself(overrides, files)
-            story.run(cfg, folder, overrides=overrides, name=dated(label), command=alone)
+            named = dated(label)
+            story.run(cfg, folder, overrides=overrides, name=named, command=alone, choices=choices)
 
 
 def by_itself(overrides: Sequence[str], files: Files) -> str:

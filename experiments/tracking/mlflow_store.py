@@ -21,7 +21,7 @@ from experiments.tracking.processes import HOST_TAG, PROCESS_TAG, is_dead
 from experiments.tracking.spool import Record
 from experiments.tracking.sqlite import artifact_root, database_of, identity, open_database
 from experiments.tracking.store import Deleted, Entry, Ids, Missed, Param, Point, Refused, Tag
-from experiments.tracking.uri import brief, public_uri, tracking_uri
+from experiments.tracking.uri import brief, public_uri
 from experiments.tracking.views import TAG, query, view_of
 
 if TYPE_CHECKING:  # MLflow reads its environment when it is imported, and that takes seconds
@@ -120,9 +120,9 @@ class MlflowStore:
             if isinstance(entry, Point):
                 metrics.append(entities.Metric(key, entry.value, entry.t, entry.step))
             elif isinstance(entry, Tag):
-                tags[key] = entities.RunTag(key, _cut(entry.value, TAG_LENGTH))
+                tags[key] = entities.RunTag(key, cut(entry.value, TAG_LENGTH))
             elif key not in self._params:  # MLflow never changes a parameter and refuses the whole batch
-                params.setdefault(key, entities.Param(key, _cut(entry.value, PARAM_LENGTH)))
+                params.setdefault(key, entities.Param(key, cut(entry.value, PARAM_LENGTH)))
         with self._refusals(_called(entries)):
             self._send(metrics, list(params.values()), list(tags.values()))
 
@@ -197,7 +197,7 @@ class MlflowStore:
         try:
             yield
         except Exception as error:
-            if not _is_refusal(error):
+            if not is_refusal(error):
                 raise
             run = self._client.get_run(self._run_id)
             if run.info.lifecycle_stage == "deleted":
@@ -259,47 +259,15 @@ def clean_name(name: str) -> str:
     return f"{clean[: NAME_LENGTH - 9]}-{digest}"
 
 
-def _cut(text: str, length: int) -> str:
+def cut(text: str, length: int) -> str:
     """Return a text of at most ``length`` characters, the cut marked."""
     mark = " ... (cut)"  # the full value stays in the run's config.yaml
     return text if len(text) <= length else text[: length - len(mark)] + mark
 
 
-def _is_refusal(error: Exception) -> bool:
+def is_refusal(error: Exception) -> bool:
     """Whether the store works but does not take this content."""
     return getattr(error, "error_code", None) in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
-
-
-def tracked_folders(uri: str | None, experiment: str | None, wanted: str) -> list[Path]:
-    """Return the run folders of the runs in a store that MLflow's search finds by the filter ``wanted``.
-
-    ``experiment`` None searches all. Raises FileNotFoundError for an absent sqlite store, ValueError for an
-    unknown experiment or a filter that MLflow does not understand, ConnectionError for a silent store.
-    """
-    uri = tracking_uri(uri)
-    if (path := database_of(uri)) and not path.exists():
-        raise FileNotFoundError(f"there is no MLflow store {uri}")
-    try:
-        tags = [run.data.tags for run in _search(connect(uri), experiment, wanted)]
-    except ValueError:
-        raise
-    except Exception as error:
-        if _is_refusal(error):
-            raise ValueError(f"--filter: {brief(error)}") from error
-        raise ConnectionError(f"{public_uri(uri)} cannot be searched: {brief(error)}") from error
-    return [Path(each["run_folder"]) for each in tags if "run_folder" in each]
-
-
-def _search(client: "MlflowClient", experiment: str | None, wanted: str) -> Iterator["entities.Run"]:
-    ids = {each.name: each.experiment_id for each in client.search_experiments()}
-    if experiment is not None and experiment not in ids:
-        raise ValueError(f"--experiment must be one of {', '.join(ids)}, got {experiment!r}")
-    chosen = list(ids.values()) if experiment is None else [ids[experiment]]
-    token: str | None = None
-    while token != "":
-        page = client.search_runs(chosen, wanted, page_token=token)
-        yield from page
-        token = page.token or ""
 
 
 def _find_run(client: "MlflowClient", spool: str) -> "entities.Run | None":
@@ -370,7 +338,7 @@ def _create_run(client: "MlflowClient", experiment_id: str, start: Record) -> "e
     tags = {SPOOL_TAG: start["spool"]}
     with suppress(KeyError, OSError):  # a container's user may have no name
         tags["mlflow.user"] = getpass.getuser()
-    name = _cut(start["run_name"], NAME_LENGTH)
+    name = cut(start["run_name"], NAME_LENGTH)
     return client.create_run(experiment_id, start_time=start["t"], tags=tags, run_name=name)
 
 

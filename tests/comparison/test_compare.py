@@ -7,7 +7,7 @@ import pytest
 
 from experiments.config.compose import compose
 from experiments.runs.story import run
-from experiments.tracking.mlflow_store import tracked_folders
+from experiments.tracking.search import tracked_folders
 from tests.comparison.by_hand import rows
 from tests.conftest import Cli
 from tests.runs.test_story import SMALL
@@ -21,6 +21,16 @@ def test_a_real_run_is_found_by_mlflow_and_compared(cli: Cli, tmp_path: Path):
     wanted = "params.model._target_ = 'cifar_core.models.resnet.resnet20'"
     assert tracked_folders(uri, None, wanted) == [tmp_path / "run"]
     assert tracked_folders(uri, "tiny", "metrics.`val/acc` > 1") == []
+    for clause, finds in (
+        ("params.model = 'resnet20'", True),
+        ("params.`trainer.ema_decay` = '0.0' and metrics.`val/acc` <= 1", True),  # the default: no parameter
+        ("parameters.`trainer.ema_decay` = '0.0' and tags.seed = '7'", False),
+        ("params.`trainer.ema_decay` != '0.0'", False),
+        ("params.`trainer.ema_decay` like '0%' and dataset.name = 'digits' and status = 'FINISHED'", True),
+    ):
+        assert tracked_folders(uri, None, clause) == [tmp_path / "run"] * finds
+    with pytest.raises(ValueError, match="--filter: Invalid clause"):
+        tracked_folders(uri, None, "params.a = '1' bogus")
     with pytest.raises(ValueError, match="--filter: Invalid clause"):
         tracked_folders(uri, None, "bogus")
     with pytest.raises(ValueError, match="--experiment must be one of tiny, Default, got 'large'"):
