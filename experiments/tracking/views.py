@@ -18,7 +18,7 @@ KEYS = ("model", "aug", "optimizer", "optimizer.lr", "scheduler")  # that a tabl
 PICTURES = ("contact_sheet", "correct_sheet")
 WATCHED = "watch"  # pictures over the epochs
 SWEPT, SCATTERS = 30, 6  # keys, and charts of one, at most: MLflow takes tags of 20,000 characters
-WIDTH = 100  # pixels of a column
+WIDTH = 120  # pixels of a column
 
 State = dict[str, Any]
 
