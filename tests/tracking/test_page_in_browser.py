@@ -134,6 +134,13 @@ for (const row of document.querySelectorAll('.ag-row:not(.ag-row-loading)'))
 const filled = Object.keys(rows).sort((a, b) => a - b).map(i => rows[i]).filter(row => row[arguments[0]])
 return filled.length >= arguments[1] && filled
 """
+# Whether the headers begin with name and time and go on with these, from left to right
+HEADERS = """
+const heads = [...document.querySelectorAll('.ag-header-cell[col-id]')].filter(head => head.innerText.trim())
+const left = head => head.getBoundingClientRect().left
+const names = heads.sort((a, b) => left(a) - left(b)).map(head => head.innerText.trim())
+return names.join() === ['Run Name', 'Created', ...arguments[0]].join()
+"""
 
 
 def table(browser, rows: int) -> list[dict[str, str]]:
@@ -151,9 +158,7 @@ def test_the_printed_address_shows_the_trials_of_the_sweep_alone_with_figures_be
         assert shown == pytest.approx([result["metrics"][figure] for result in pages.results()])
     swept = {(row["params.`optimizer.lr`"], row["params.`seed`"]) for row in rows}
     assert swept == {(lr, seed) for lr in ("0.01", "0.05", "0.2") for seed in ("0", "1")}
-    headers = "return [...document.querySelectorAll('.ag-header-cell[col-id]')].map(h => h.innerText.trim())"
-    names = [*FIGURES, "optimizer.lr", "seed", "trainer.epochs", "Duration"]
-    assert [name for name in browser.execute_script(headers) if name in names] == names
+    wait_for(browser, HEADERS, [*FIGURES, "optimizer.lr", "seed", "trainer.epochs", "Duration"])
 
 
 def test_the_address_of_a_run_shows_all_runs_of_this_project_with_their_figures(browser, visit, pages: Pages):
