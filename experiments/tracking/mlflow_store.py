@@ -1,7 +1,6 @@
 """MLflow as a store: its limits, its laws, its client, its pages."""
 
 import getpass
-import hashlib
 import json
 import logging
 import os
@@ -17,6 +16,18 @@ from typing import TYPE_CHECKING, ClassVar
 
 from PIL import Image
 
+from experiments.tracking.limits import (
+    DATASET_LENGTH,
+    DIGEST_LENGTH,
+    METRICS_PER_BATCH,
+    NAME_LENGTH,
+    PARAM_LENGTH,
+    PARAMS_PER_BATCH,
+    TAG_LENGTH,
+    TAGS_PER_BATCH,
+    clean_name,
+    cut,
+)
 from experiments.tracking.processes import HOST_TAG, PROCESS_TAG, is_dead
 from experiments.tracking.spool import Record
 from experiments.tracking.sqlite import artifact_root, database_of, identity, open_database
@@ -26,11 +37,6 @@ from experiments.tracking.views import TAG, query, view_of
 
 if TYPE_CHECKING:  # MLflow reads its environment when it is imported, and that takes seconds
     from mlflow import MlflowClient, entities
-
-# MLflow's limits (mlflow/utils/validation.py): characters, and entries of one log_batch.
-NAME_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6000, 8000
-DATASET_LENGTH, DIGEST_LENGTH = 500, 36
-METRICS_PER_BATCH, PARAMS_PER_BATCH, TAGS_PER_BATCH = 800, 100, 100  # 1000 together
 
 SPOOL_TAG = "tracker.spool"
 PREVIEW = 320  # pixels: two stand side by side in a window of 1,400
@@ -162,6 +168,11 @@ class MlflowStore:
         """Set RUNNING, or end the run at this time."""
         if status == "RUNNING":
             self._client.update_run(self._run_id, status=status)
+            if self._client.get_run(self._run_id).info.end_time:  # of an earlier attempt, and MLflow keeps it
+                store = self._client._tracking_client.store
+                store.update_run_info(
+                    self._run_id, None, end_time=0, run_name=None
+                )  # 0: null changes nothing
         else:
             self._client.set_terminated(self._run_id, status, end_time=t)
 
@@ -247,22 +258,6 @@ def import_mlflow() -> None:
     configure()
     import mlflow.entities  # noqa: F401
     from mlflow import MlflowClient  # noqa: F401
-
-
-def clean_name(name: str) -> str:
-    """Turn any text into a name that MLflow accepts for a metric, a parameter or a tag."""
-    parts = re.sub(r"[^\w.\- :/]", "_", name).split("/")
-    clean = "/".join(part for part in parts if part not in ("", ".", "..")) or "_"
-    if len(clean) <= NAME_LENGTH:
-        return clean
-    digest = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:8]
-    return f"{clean[: NAME_LENGTH - 9]}-{digest}"
-
-
-def cut(text: str, length: int) -> str:
-    """Return a text of at most ``length`` characters, the cut marked."""
-    mark = " ... (cut)"  # the full value stays in the run's config.yaml
-    return text if len(text) <= length else text[: length - len(mark)] + mark
 
 
 def is_refusal(error: Exception) -> bool:

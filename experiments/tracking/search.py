@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import yaml
 
 from experiments.files import flatten
-from experiments.tracking.mlflow_store import PARAM_LENGTH, clean_name, connect, cut, is_refusal
+from experiments.tracking.limits import PARAM_LENGTH, clean_name, cut
+from experiments.tracking.mlflow_store import connect, is_refusal
 from experiments.tracking.sqlite import database_of
 from experiments.tracking.uri import brief, public_uri, tracking_uri
 

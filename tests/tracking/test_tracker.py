@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from experiments.files import PROJECT
-from experiments.tracking.mlflow_store import clean_name
+from experiments.tracking.limits import clean_name
 from experiments.tracking.spool import Spool
 from experiments.tracking.tracker import NoTracker, SpooledTracker, Tracker
 from tests.tracking.conftest import history, start_runs, tracker
@@ -185,14 +185,17 @@ def test_a_resumed_run_stays_one_run(
         first.log_metrics({"loss": 1.0}, step=1)
         first.log_metrics({"loss": 0.5}, step=2)
         first.finish("KILLED")
+    began = client.get_run(first.run_id).info
     with tracker(tmp_path / "run", uri, required=True) as second:
-        assert client.get_run(second.run_id).info.status == "RUNNING"
+        again = client.get_run(second.run_id).info
+        assert (again.status, again.start_time, again.end_time or None) == ("RUNNING", began.start_time, None)
         second.log_params({"lr": 0.1, "trainer.epochs": 3, "new": 1})  # MLflow cannot change a parameter
         second.log_metrics({"loss": 0.5}, step=2)  # the interrupted epoch again
         second.log_metrics({"loss": 0.25}, step=3)
     assert second.run_id == first.run_id
     found = client.get_run(first.run_id)
-    assert found.info.status == "FINISHED"
+    assert (found.info.status, found.info.start_time) == ("FINISHED", began.start_time)
+    assert found.info.end_time > began.end_time
     assert found.data.params == {"lr": "0.1", "trainer.epochs": "2", "new": "1"}
     assert history(client, first.run_id, "loss") == [(1, 1.0), (2, 0.5), (3, 0.25)]
     assert caplog.messages == []
