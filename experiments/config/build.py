@@ -208,6 +208,7 @@ def tracker(
     """
     tags = {"protocol": protocol, "seed": str(cfg.seed), "run_folder": str(out_dir)}
     tags |= {"kind": "trial" if OmegaConf.select(cfg, "sweep.name") else "run", "point": point}
+    tags |= {"mlflow.source.name": "experiments.run", "mlflow.source.type": "LOCAL"}
     tags |= {"mlflow.source.git.commit": commit} if commit else {}
     tags |= {"origin": origin.folder} if (origin := schema.origin(cfg)) else {}
     return _call(cfg, "tracking", _plain(cfg, "tracking"), out_dir=out_dir, run_name=name, tags=tags)

@@ -172,6 +172,7 @@ def track_sweep(
     ``view`` is the text of a `SweepView`.
     """
     tags = {"sweep": folder.name, "kind": "sweep", "run_folder": str(folder), SWEEP_VIEW_TAG: view}
+    tags |= {"mlflow.source.name": "experiments.run", "mlflow.source.type": "LOCAL"}
     with instantiate(tracking, out_dir=folder, run_name=f"sweep {folder.name}", tags=tags) as tracker:
         if note:
             tracker.set_note(note)

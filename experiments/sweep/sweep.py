@@ -201,8 +201,7 @@ def _view(space: Space, options: SweepSettings, cfg: DictConfig) -> SweepView:
     """Return what the tracker's page of the trials shows."""
     keys = [key.lstrip("+~") for dimension in space.searched for key in dimension.keys]
     judged = VALIDATION if cfg.data.val_size else TEST
-    watched = any(key.startswith("analysis.watch") for key in [*space.fixed, *keys])
-    return SweepView(keys, judged, options.test != "none", watched)
+    return SweepView(keys, judged, options.test != "none")
 
 
 def records(cfg: DictConfig) -> bool:

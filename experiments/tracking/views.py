@@ -16,7 +16,6 @@ OURS = "tags.seed LIKE '%'"  # which each run has and a sweep's own has not; `!=
 VALIDATION, TEST = "val/acc_best", "test/acc"
 KEYS = ("model", "aug", "optimizer", "optimizer.lr", "scheduler")  # that a table of all runs tells apart by
 PICTURES = ("contact_sheet", "correct_sheet")
-WATCHED = "watch"  # pictures over the epochs
 SWEPT, SCATTERS = 30, 6  # keys, and charts of one, at most: MLflow takes tags of 20,000 characters
 WIDTH = 120  # pixels of a column
 
@@ -30,7 +29,6 @@ class SweepView:
     keys: Sequence[str]  # that are swept, the seed left out
     judged: str = VALIDATION  # the figure it selects on
     tested: bool = True  # whether the test set is read
-    watched: bool = False  # whether its trials keep pictures over the epochs
 
     @classmethod
     def read(cls, tags: Mapping[str, str]) -> "SweepView":
@@ -76,7 +74,7 @@ def _sweep(name: str, view: SweepView) -> State:
                 "Accuracy": [_line(curve)],
                 "Training": [_line("train/loss"), _line("lr")],
                 "Swept": list(_swept(keys, view.judged)),
-                "Pictures": [_image(key) for key in (*PICTURES, *([WATCHED] if view.watched else []))],
+                "Pictures": [_image(key) for key in PICTURES],
             }
         ),
     }
@@ -94,7 +92,7 @@ def _runs() -> State:
             {
                 "Accuracy": [_line("val/acc")],
                 "Training": [_line("train/loss"), _line("lr")],
-                "Pictures": [_image(key) for key in (*PICTURES, WATCHED)],
+                "Pictures": [_image(key) for key in PICTURES],
             }
         ),
     }

@@ -92,7 +92,7 @@ def test_where_the_store_refuses_a_view_the_address_holds_its_filter(
 
 
 def test_a_view_of_a_sweep_over_many_keys_fits_into_a_tag(uri: str, client: MlflowClient) -> None:
-    many = SweepView([f"aug.image.step_{n}.a_parameter_with_a_long_name" for n in range(200)], watched=True)
+    many = SweepView([f"aug.image.step_{n}.a_parameter_with_a_long_name" for n in range(200)])
     key, state = view_of(SWEEP | {SWEEP_VIEW_TAG: many.text()})
     client.set_experiment_tag("0", TAG + key, json.dumps(state))
     assert json.loads(client.get_experiment("0").tags[TAG + key]) == state
