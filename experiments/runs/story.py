@@ -132,7 +132,7 @@ def _run(
     name = job.environment["name"]
     point = without_seed(name, cfg.seed)
     with build.tracker(cfg, folder.path, name, result.protocol, commit=commit, point=point) as tracker:
-        if tracker.records:
+        if getattr(tracker, "records", True):  # a tracker of one's own that does not say so does
             tracker.log_params(params(cfg, job.environment["choices"], folder.words()))
         tracker.log_dataset(job.data.source, job.data.fingerprint, str(cfg.data.root), "training")
         with signals.deferred(), _peak_memory_noted(job), _last_epoch_kept(job.checkpoints):

@@ -15,7 +15,7 @@ from experiments.sweep.live import Live
 from experiments.sweep.server import TROUBLE, Server
 from experiments.sweep.space import Space
 from experiments.sweep.trials import Trial
-from experiments.tracking.views import SweepView
+from experiments.tracking.views import SweepView, charts
 
 
 def test(won: Sequence[Trial], server: Server, cfg: DictConfig) -> None:
@@ -127,7 +127,8 @@ class Record:
             self._deliver()
             if page:
                 say(f"MLflow        {page}")
-                say(f"charts        {page}&compareRunsMode=CHART")
+                if address := charts(page):
+                    say(f"charts        {address}")
 
     def _track(
         self, metrics: dict[str, float], note: str, files: Sequence[Path]

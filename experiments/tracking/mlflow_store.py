@@ -169,10 +169,8 @@ class MlflowStore:
         if status == "RUNNING":
             self._client.update_run(self._run_id, status=status)
             if self._client.get_run(self._run_id).info.end_time:  # of an earlier attempt, and MLflow keeps it
-                store = self._client._tracking_client.store
-                store.update_run_info(
-                    self._run_id, None, end_time=0, run_name=None
-                )  # 0: null changes nothing
+                store = self._client._tracking_client.store  # null changes nothing; 0 is shown as none
+                store.update_run_info(self._run_id, None, end_time=0, run_name=None)
         else:
             self._client.set_terminated(self._run_id, status, end_time=t)
 

@@ -3,7 +3,7 @@
 import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from experiments.tracking.moved import follow
@@ -24,6 +24,7 @@ def addresses(database: Path) -> Iterator[tuple[str, str]]:
 
 if __name__ == "__main__":
     if (path := Path(sys.argv[1])).exists():
-        follow(path)
-        for name, address in addresses(path):
-            print(f"{name}: {address}")
+        with suppress(sqlite3.Error):  # MLflow, which comes next, tells what is wrong with the file
+            follow(path)
+            for name, address in addresses(path):
+                print(f"{name}: {address}")

@@ -58,12 +58,18 @@ def query(tags: Mapping[str, str], key: str) -> str:
     return f"{start}searchFilter={quote(view_of(tags)[1]['searchFilter'], safe='')}"
 
 
+def charts(page: str) -> str | None:
+    """Return the address of the charts of a page of many runs; None for another tracker's page."""
+    return f"{page}&compareRunsMode=CHART" if "/runs?workflowType=" in page else None
+
+
 def _sweep(name: str, view: SweepView) -> State:
     keys = view.keys[:SWEPT]
     figures = [view.judged, *([TEST] if view.tested and view.judged != TEST else [])]
     curve = view.judged.removesuffix("_best")
+    mark = '"' if "'" in name else "'"
     return {
-        "searchFilter": f"tags.sweep = '{name}' AND {OURS}",
+        "searchFilter": f"tags.sweep = {mark}{name}{mark} AND {OURS}",
         "orderByKey": f"metrics.`{view.judged}`",
         "orderByAsc": False,
         "runsHiddenMode": "SHOW_ALL",

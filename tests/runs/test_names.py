@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from experiments.runs.names import LENGTH, UNTOLD, dated, label, longer_name, name_of, run_name
+from experiments.runs.names import LENGTH, UNTOLD, dated, label, longer_name, name_of, run_name, without_seed
 
 DEFAULT = {"model": "resnet18", "aug": "crop_flip", "optimizer": "sgd"}
 
@@ -55,6 +55,19 @@ def test_a_name_fits_and_ends_with_seed_and_time(words: list[str], seed: int):
 def test_model_and_augmentation_are_named_also_where_no_word_does():
     assert run_name(["seed=3"], DEFAULT, 3).startswith("resnet18 crop_flip s3 ")
     assert run_name(["optimizer=muon", "aug=cutout"], DEFAULT, 0).startswith("resnet18 cutout muon s0 ")
+
+
+@pytest.mark.parametrize(
+    ("name", "point"),
+    [
+        ("resnet18 cutout lr=0.05 s3 2026-11-27 12:00", "resnet18 cutout lr=0.05"),
+        ("s3 lr=0.05 2026-11-27 12:00", "lr=0.05"),
+        ("s3 2026-11-27 12:00", "defaults"),
+        ("wrn s31 lr=s3x", "wrn s31 lr=s3x"),
+    ],
+)
+def test_runs_that_differ_by_their_seed_alone_share_a_name_without_it(name: str, point: str):
+    assert without_seed(name, 3) == point
 
 
 def test_a_run_trained_longer_is_called_as_before_and_by_what_is_new(tmp_path: Path):

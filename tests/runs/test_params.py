@@ -100,3 +100,40 @@ def test_a_run_that_is_trained_longer_keeps_the_names_of_its_options(tmp_path: P
     assert first == params(cfg, choices, words)
     origin = {"origin.epochs": "1", "origin.weights": "best"}
     assert longer == first | {"trainer.epochs": "2"} | origin
+
+
+OWN = """
+class Own:
+    def __init__(self, *, out_dir, run_name, tags):
+        self.uri = self.url = self.run_id = None
+        self.path = out_dir / "own.txt"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        pass
+
+    def log_params(self, params):
+        self.path.write_text(params["model"])
+
+    def __getattr__(self, name):
+        if not name.startswith(("log_", "set_", "finish")):
+            raise AttributeError(name)
+        return lambda *args, **named: None
+"""
+
+
+def test_a_tracker_of_ones_own_that_only_takes_what_is_logged_gets_the_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "trackers_of_mine.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = tmp_path / "conf" / "tracking"
+    config.mkdir(parents=True)
+    (config / "mine.yaml").write_text("_target_: trackers_of_mine.Own\n")
+    words = [*SMALL, "analysis=none", "trainer.epochs=1", "tracking=mine"]
+    words += ["security.allowed_targets=[trackers_of_mine.]"]
+    cfg, choices = compose_chosen(words, config_dir=str(tmp_path / "conf"))
+    run(cfg, tmp_path / "run", overrides=words, choices=choices)
+    assert (tmp_path / "run" / "own.txt").read_text() == choices["model"]

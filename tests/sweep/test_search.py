@@ -105,7 +105,10 @@ def test_mlflow_has_flat_runs_with_what_varies(searched: Sweep):
     assert all(names[folder].startswith(f"{trial['label']} 20") for folder, trial in trials.items())
     assert {status for (status,) in rows("SELECT status FROM runs")} == {"FINISHED"}
     assert rows("SELECT count(*) FROM tags WHERE key='sweep' AND value='test'") == [(7,)]
-    assert rows("SELECT count(*) FROM tags WHERE key='kind' AND value='sweep'") == [(1,)]
+    kinds = rows("SELECT value, count(*) FROM tags WHERE key='kind' GROUP BY value ORDER BY value")
+    assert kinds == [("sweep", 1), ("trial", 6)]
+    points = rows("SELECT count(*) FROM tags WHERE key='point' GROUP BY value")
+    assert points == [(2,)] * 3  # the seeds of each
     assert not rows("SELECT * FROM tags WHERE key='mlflow.parentRunId'")
     for folder, trial in trials.items():
         query = "SELECT p.key, p.value FROM params p JOIN runs r USING (run_uuid)"

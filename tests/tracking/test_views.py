@@ -13,7 +13,7 @@ from PIL import Image
 from experiments.files import PROJECT
 from experiments.tracking.mlflow_store import PREVIEW, preview
 from experiments.tracking.sync import sync
-from experiments.tracking.views import SWEEP_VIEW_TAG, TAG, SweepView, view_of
+from experiments.tracking.views import SWEEP_VIEW_TAG, TAG, SweepView, charts, view_of
 from tests.tracking.conftest import tracker
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's, of its database library
@@ -76,6 +76,18 @@ def test_sync_keeps_a_view_that_a_dead_server_missed_and_heals_one_that_was_chan
     assert kept(client, "sweep-shown") == view_of(SWEEP)[1]
 
 
+@pytest.mark.parametrize("name", ["lr", "it's"])
+def test_the_filter_of_a_sweep_holds_any_name(client: MlflowClient, name: str) -> None:
+    run = client.create_run("0", tags={"sweep": name, "seed": "0"}).info.run_id
+    wanted = view_of(SWEEP | {"sweep": name})[1]["searchFilter"]
+    assert [found.info.run_id for found in client.search_runs(["0"], wanted)] == [run]
+
+
+def test_only_a_page_of_many_runs_has_charts() -> None:
+    assert charts("http://a/#/experiments/1/runs?workflowType=x").endswith("x&compareRunsMode=CHART")
+    assert charts("https://elsewhere/project/run") is None
+
+
 def test_where_the_store_refuses_a_view_the_address_holds_its_filter(
     tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -130,6 +142,10 @@ def test_make_ui_says_where_to_look(tmp_path: Path, uri: str) -> None:
     command = [sys.executable, "-m", "experiments.tracking.ui", str(tmp_path / "mlflow.db")]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
     assert done.stdout == f"trials: {run.overview}\n"
+    for wrong in (b"", b"no database"):
+        (tmp_path / "mlflow.db").write_bytes(wrong)
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+        assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_a_picture_of_the_grid_is_sent_once_and_readable(
