@@ -224,7 +224,13 @@ def test_a_step_and_the_moving_average_take_few_kernels_and_no_wait(words: str):
 RUN = [
     *("experiment=quickstart", "data.image_size=16", "model.width=2", "aug=shift", "tracking=none"),
     *("trainer.epochs=1", "trainer.batch_size=256", "trainer.precision=fp32", "trainer.threads=1"),
-    *("trainer.ema_decay=0.9", "trainer.keep=all", "analysis=light", "analysis.sheet_size=4"),
+    *(
+        "trainer.ema_decay=0.9",
+        "trainer.keep=all",
+        "analysis=light",
+        "analysis.sheet_size=4",
+        "analysis.watch=4",
+    ),
 ]
 
 

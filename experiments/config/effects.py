@@ -98,6 +98,8 @@ RULES = (
     Rule("scheduler.max_momentum", _where("scheduler", "cycle_momentum", False), (0.95,)),
     Rule("analysis.layer", NO_ANALYSIS, ("",)),
     Rule("analysis.method", NO_ANALYSIS, ("gradcam",)),
+    Rule("analysis.watch", NO_ANALYSIS, (0,)),
+    Rule("analysis.watch", _no_val, (0,)),
     Rule("model.cam_layer", _own_layer),
 )
 SWEEP_RULES = (

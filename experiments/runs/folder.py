@@ -59,6 +59,7 @@ class RunFolder:
         self.previous = self.path / "previous.pt"
         self.best = self.path / "best.pt"
         self.analysis = self.path / "analysis"
+        self.watch = self.path / "watch"
 
     def open(self) -> None:
         """Create and lock the folder and start run.log; raise ValueError where another process has it.
@@ -72,8 +73,9 @@ class RunFolder:
             self._lock = own(self.path)
         except BlockingIOError as owner:
             raise ValueError(f"{self.path} is in use by {owner}: a run folder belongs to one run") from None
-        for torn in self.path.glob(".*.*.*"):  # what a killed process was writing: .last.pt.<pid>
-            torn.unlink()
+        for place in (self.path, self.watch):
+            for torn in place.glob(".*.*.*"):  # what a killed process was writing: .last.pt.<pid>
+                torn.unlink()
         self._handlers = self._log_to_file()
 
     def __enter__(self) -> Self:

@@ -18,6 +18,7 @@ from experiments.config.schema import origin
 from experiments.config.values import Settings, asks_for_constants, plain, settings, with_constants
 from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.folder import RunFolder
+from experiments.runs.guards import Guards
 from experiments.runs.origin import begin
 from experiments.runs.watch import Watch
 
@@ -35,6 +36,7 @@ class Job:
     augment: Augment
     mix: Mix | None
     checkpoints: Checkpoints
+    guards: Guards
     watch: Watch
     history: list[Row]  # of all epochs, those before a resume included
     environment: dict[str, Any]  # as in environment.json; empty before it is written
@@ -75,8 +77,8 @@ def set_up(cfg: DictConfig, folder: RunFolder, overrides: Sequence[str] = ()) ->
             built = build.training(cfg, options, data=data)
         if not built.state.epoch and (began := origin(cfg)):
             begin(built.state, began, checkpoints)
-        if options.analysis.level != "none":
-            build.cam_module(cfg, built.state.model, built.data.image_size)
+        analysed = options.analysis.level != "none"
+        layer = build.cam_module(cfg, built.state.best_model, built.data.image_size) if analysed else None
     checkpoints.check_space(built.state)
     folder.write_history(history)
     return Job(
@@ -89,7 +91,8 @@ def set_up(cfg: DictConfig, folder: RunFolder, overrides: Sequence[str] = ()) ->
         augment=built.augment,
         mix=built.mix,
         checkpoints=checkpoints,
-        watch=Watch(options.trainer, built.data, mixes=built.mix is not None),
+        guards=Guards(options.trainer, built.data, mixes=built.mix is not None),
+        watch=Watch(options.analysis, built.state, built.data, layer, folder),
         history=history,
         environment={},
     )

@@ -126,7 +126,7 @@ def _run(
     earlier = max(result.spent, sum(row["seconds"] for row in job.history))
     result.protocol = job.protocol
     _describe(job, given)
-    job.watch.check_start(job.state, job.augment)
+    job.guards.check_start(job.state, job.augment)
 
     commit = (job.environment["git"] or {}).get("commit", "")
     name = job.environment["name"]
@@ -188,11 +188,12 @@ def _describe(job: Job, given: dict[str, Any]) -> None:
 
 
 def _train(job: Job, tracker: Tracker, result: Result) -> None:
-    """Train to the end; after each epoch log it, guard it, keep the best, checkpoint."""
+    """Train to the end; after each epoch log it, guard it, keep the best, checkpoint, draw."""
     settings = job.settings.trainer
     if _is_over(job.history, settings):  # the run was stopped after its last epoch
         return
     result.metrics = {}  # of an earlier attempt whose checkpoints are lost
+    job.watch.look(tracker, settings.epochs)
     for epoch in train(
         job.state, job.data, job.augment, settings, mix=job.mix, between_batches=signals.check
     ):
@@ -200,10 +201,11 @@ def _train(job: Job, tracker: Tracker, result: Result) -> None:
         job.folder.append(job.history[-1])
         tracker.log_metrics(epoch.metrics | {"lr": epoch.lr, "seconds": epoch.seconds}, step=epoch.epoch)
         log.info(console.epoch_line(epoch, settings.epochs))
-        job.watch.check_epoch(job.state, epoch, job.history)
+        job.guards.check_epoch(job.state, epoch, job.history)
         over = _is_over(job.history, settings) or _is_pruned(job.folder, result)
         is_best = best_epoch(job.history) == epoch.epoch and ("val/acc" in epoch.metrics or over)
         job.checkpoints.keep(job.state, job.history, is_best=is_best, over=over)
+        job.watch.look(tracker, settings.epochs, epoch, over=over)
         if over:
             break
 

@@ -30,7 +30,7 @@ from experiments.sweep.gpus import listed, names
 from experiments.sweep.needs import Needs
 from experiments.sweep.origin import unpacked
 from experiments.sweep.report import write
-from experiments.sweep.space import Files, Space
+from experiments.sweep.space import Files, Space, watches
 from experiments.tracking.spool import Spool
 from experiments.tracking.sync import sync
 from experiments.tracking.views import SWEEP_VIEW_TAG
@@ -64,6 +64,8 @@ def run_trial(
             cfg, choices = composed_chosen(overrides, here)
             if gpu and cfg.trainer.device.startswith("cuda:"):
                 cfg.trainer.device = "cuda"
+            if not watches(overrides):
+                cfg.analysis.watch = 0
             differences(cfg)  # reads the default run while it is there, for report and tracker of this one
         with composing_from(here.get("conf")):
             alone = by_itself(overrides, files)

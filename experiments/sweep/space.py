@@ -5,7 +5,7 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NotRequired, TypedDict
@@ -177,6 +177,11 @@ def point_id(point: Point) -> str:
 def _beside(key: str) -> bool:
     """Tell whether a key is about recording, explaining or sweeping, not about what a run computes."""
     return key.lstrip("+~").partition(".")[0].partition("/")[0] in ("sweep", "tracking", "analysis", "hydra")
+
+
+def watches(words: Iterable[str]) -> bool:
+    """Tell whether a trial's words, or their keys, ask for pictures as it learns; it draws them only then."""
+    return any(word.lstrip("+").startswith("analysis.watch") for word in words)
 
 
 def argument(part: tuple[str, str]) -> str:

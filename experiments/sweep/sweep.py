@@ -28,7 +28,7 @@ from experiments.sweep.home import SWEEPS, Home, begun_with_fewer_seeds, sweep_n
 from experiments.sweep.ledger import Ledger
 from experiments.sweep.origin import keep, kept, move, moved
 from experiments.sweep.server import Server
-from experiments.sweep.space import Files, Space, parse
+from experiments.sweep.space import Files, Space, parse, watches
 from experiments.sweep.winner import winner
 from experiments.tracking.views import TEST, VALIDATION, SweepView
 
@@ -201,7 +201,7 @@ def _view(space: Space, options: SweepSettings, cfg: DictConfig) -> SweepView:
     """Return what the tracker's page of the trials shows."""
     keys = [key.lstrip("+~") for dimension in space.searched for key in dimension.keys]
     judged = VALIDATION if cfg.data.val_size else TEST
-    return SweepView(keys, judged, options.test != "none")
+    return SweepView(keys, judged, options.test != "none", cfg.analysis.watch > 0 and watches(space.fixed))
 
 
 def records(cfg: DictConfig) -> bool:

@@ -16,6 +16,7 @@ OURS = "tags.seed LIKE '%'"  # which each run has and a sweep's own has not; `!=
 VALIDATION, TEST = "val/acc_best", "test/acc"
 KEYS = ("model", "aug", "optimizer", "optimizer.lr", "scheduler")  # that a table of all runs tells apart by
 PICTURES = ("contact_sheet", "correct_sheet")
+WATCHED = "watch"  # a picture for each share of the training in percent, with a slider
 SWEPT, SCATTERS = 30, 6  # keys, and charts of one, at most: MLflow takes tags of 20,000 characters
 WIDTH = 120  # pixels of a column
 
@@ -29,6 +30,7 @@ class SweepView:
     keys: Sequence[str]  # that are swept, the seed left out
     judged: str = VALIDATION  # the figure it selects on
     tested: bool = True  # whether the test set is read
+    watched: bool = False  # whether the trials draw pictures as they learn
 
     @classmethod
     def read(cls, tags: Mapping[str, str]) -> "SweepView":
@@ -80,7 +82,7 @@ def _sweep(name: str, view: SweepView) -> State:
                 "Accuracy": [_line(curve)],
                 "Training": [_line("train/loss"), _line("lr")],
                 "Swept": list(_swept(keys, view.judged)),
-                "Pictures": [_image(key) for key in PICTURES],
+                "Pictures": list(_pictures(watched=view.watched)),
             }
         ),
     }
@@ -98,7 +100,7 @@ def _runs() -> State:
             {
                 "Accuracy": [_line("val/acc")],
                 "Training": [_line("train/loss"), _line("lr")],
-                "Pictures": [_image(key) for key in PICTURES],
+                "Pictures": list(_pictures(watched=True)),
             }
         ),
     }
@@ -134,9 +136,16 @@ def _line(metric: str) -> State:
     return {"type": "LINE", **names, **shape, "runsCountToCompare": 1000}
 
 
-def _image(key: str) -> State:
+def _pictures(*, watched: bool) -> Iterator[State]:
+    for key in PICTURES:
+        yield _image(key)
+    if watched:
+        yield _image(WATCHED, 100)
+
+
+def _image(key: str, step: int = 0) -> State:
     """Return a grid with the picture of each run; its parameters as text would push it out of sight."""
-    return {"type": "IMAGE", "imageKeys": [key], "step": 0, "showRunParams": False, "displayName": key}
+    return {"type": "IMAGE", "imageKeys": [key], "step": step, "showRunParams": False, "displayName": key}
 
 
 def _charts(sections: Mapping[str, Sequence[State]]) -> State:

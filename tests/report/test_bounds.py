@@ -111,6 +111,8 @@ def test_a_sprite_of_many_pictures_is_shrunk_until_it_fits():
 def test_a_sheet_is_bounded_by_a_law():
     with pytest.raises(ValueError, match="^analysis.sheet_size must be from 1 to 500, got 501$"):
         AnalysisSettings(sheet_size=501)
+    with pytest.raises(ValueError, match="^analysis.watch must be from 0 to 100, got -1$"):
+        AnalysisSettings(watch=-1)
 
 
 @pytest.mark.slow

@@ -86,6 +86,7 @@ def test_the_run_folder_is_complete(finished):
             "analysis/misclassified.csv",
             "analysis/model.txt",
         ),
+        *("watch/epoch_0000.png", "watch/epoch_0002.png"),
         "tracking.jsonl",
     }
     assert "last.pt" not in there  # trainer.keep=best

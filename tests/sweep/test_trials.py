@@ -163,6 +163,17 @@ def test_a_trial_on_the_second_gpu_is_shown_that_one_alone_and_asks_for_the_only
     assert (done.returncode, "must be a device of this machine, got 'cuda'; torch" in told) == (2, True), told
 
 
+def test_a_trial_draws_pictures_as_it_learns_only_if_it_is_asked_to(tmp_path: Path):
+    """By its words, not by the default of `analysis=full`."""
+    code = ONE_TRIAL.replace('"GPU-abc"', '""')
+    words = [*(word for word in TINY if word != "analysis=none"), "trainer.epochs=1"]
+    for name, more in (("silent", []), ("watched", ["analysis.watch=2"])):
+        command = [sys.executable, "-c", code, str(tmp_path / name), *words, "analysis.sheet_size=2", *more]
+        assert subprocess.run(command, cwd=PROJECT, timeout=120).returncode == 0
+    assert not (tmp_path / "silent" / "watch").exists()
+    assert len(list((tmp_path / "watched" / "watch").iterdir())) == 2
+
+
 def test_the_report_names_the_slot_of_a_trial_on_a_gpu(tmp_path: Path):
     trials = [Trial(n, {}, {}, str(n), tmp_path / str(n), gpu=gpu) for n, gpu in enumerate(["MIG-abc", None])]
     assert [row["gpu"] for row in table(trials)] == ["MIG-abc", ""]

@@ -27,7 +27,7 @@ pytestmark = [
 ]
 
 QUICK = [part for part in TINY if not part.startswith(("tracking", "analysis"))]
-SHEETS = ["analysis=light", "analysis.sheet_size=4"]
+SHEETS = ["analysis=light", "analysis.sheet_size=4", "analysis.watch=4"]
 FIGURES = ("val/acc_best", "test/acc")
 # Whether MLflow has opened its assistant's panel once, as it does in a new browser, and whether it is open
 ASSISTANT = {
@@ -182,9 +182,11 @@ for (const plot of document.querySelectorAll('.js-plotly-plot')) {
 PICTURES = """
 const headers = document.querySelectorAll('[data-testid=experiment-view-compare-runs-section-header]')
 const section = [...headers].find(header => header.innerText.startsWith('Pictures'))
-section?.scrollIntoView()  // MLflow draws a card when it comes into sight
-const cards = document.querySelectorAll('[data-testid=experiment-view-compare-runs-card]')
-const card = [...cards].find(card => card.innerText.trim().startsWith(arguments[0]))
+const cards = [...document.querySelectorAll('[data-testid=experiment-view-compare-runs-card]')]
+const card = cards.find(card => card.innerText.trim().startsWith(arguments[0]))
+const above = cards.findLast(card => card.innerText.trim().includes('_sheet'))
+const next = card ?? above ?? section
+next?.scrollIntoView()  // MLflow draws a card when it comes into sight
 const frame = card?.getBoundingClientRect()
 const seen = [...card?.querySelectorAll('img') ?? []].filter(img => img.naturalWidth > 300)
     .map(img => img.getBoundingClientRect())
@@ -199,8 +201,9 @@ def test_the_charts_show_all_curves_and_readable_pictures_of_runs_side_by_side_w
 ):
     visit(pages.printed("charts"))
     assert len(wait_for(browser, CURVES, "val/acc")) == len(wait_for(browser, CURVES, "train/loss")) == 6
-    places = wait_for(browser, PICTURES, "contact_sheet")
-    assert len({left for left, _ in places}) > 1  # beside each other
+    for sheet in ("contact_sheet", "watch"):
+        places = wait_for(browser, PICTURES, sheet)
+        assert len({left for left, _ in places}) > 1  # beside each other
 
 
 # The first screen's figures of a run, and where its metrics and its parameters begin

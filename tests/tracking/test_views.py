@@ -110,6 +110,15 @@ def test_a_view_of_a_sweep_over_many_keys_fits_into_a_tag(uri: str, client: Mlfl
     assert json.loads(client.get_experiment("0").tags[TAG + key]) == state
 
 
+def test_only_a_sweep_that_watches_has_a_card_for_it() -> None:
+    """Of the state at the end, which every run has at the same step."""
+    for watched in (False, True):
+        tags = SWEEP | {SWEEP_VIEW_TAG: SweepView(["aug"], watched=watched).text()}
+        cards = view_of(tags)[1]["compareRunCharts"]
+        steps = [card["step"] for card in cards if card.get("imageKeys") == ["watch"]]
+        assert steps == [100] * watched
+
+
 def test_a_sweep_of_an_earlier_version_has_a_view_without_its_keys() -> None:
     key, state = view_of({"kind": "sweep", "sweep": "old"})
     assert (key, state["orderByKey"]) == ("sweep-old", "metrics.`val/acc_best`")
