@@ -32,7 +32,7 @@ from experiments.tracking.processes import HOST_TAG, PROCESS_TAG, is_dead
 from experiments.tracking.spool import Record
 from experiments.tracking.sqlite import artifact_root, database_of, identity, open_database
 from experiments.tracking.store import Deleted, Entry, Ids, Missed, Param, Point, Refused, Tag
-from experiments.tracking.uri import brief, public_uri
+from experiments.tracking.uri import brief, page_uri, public_uri
 from experiments.tracking.views import TAG, query, view_of
 
 if TYPE_CHECKING:  # MLflow reads its environment when it is imported, and that takes seconds
@@ -111,7 +111,7 @@ class MlflowStore:
         return f"{self._pages(ids)}?{query(tags, ids.view)}"
 
     def _pages(self, ids: Ids) -> str:
-        base = self.uri if self.uri.startswith("http") else "http://127.0.0.1:5000"
+        base = page_uri(self._uri) if self._uri.startswith("http") else "http://127.0.0.1:5000"
         return f"{base}/#/experiments/{ids.experiment}/runs"
 
     def log(self, entries: Sequence[Entry]) -> None:

@@ -8,6 +8,10 @@ from experiments.cli import one_line
 from experiments.files import PROJECT
 
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
+REMEDIES = {  # by the code of MLflow's error
+    "UNAUTHENTICATED": "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD must name a user of the server",
+    "PERMISSION_DENIED": "the user needs the permission EDIT on the experiment",
+}
 
 
 def tracking_uri(uri: str | None) -> str:
@@ -39,10 +43,15 @@ def public_uri(uri: str) -> str:
     return re.sub(r"(://[^:/@]*):[^/\s]*@", r"\1:***@", uri)
 
 
+def page_uri(uri: str) -> str:
+    """Leave user and password out of a URI, for the address of a page."""
+    return re.sub(r"://[^/\s]*@", "://", uri)
+
+
 def ui_hint(uri: str) -> str:
     """Say how to look at the runs of a store: an address, or the command for the light local server."""
     if uri.startswith("http"):
-        return f"open {public_uri(uri)}"
+        return f"open {page_uri(uri)}"
     if uri == "sqlite:///" + str(PROJECT / "mlflow.db"):
         return "make ui"
     light = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1"  # 2 processes instead of 10
@@ -50,6 +59,8 @@ def ui_hint(uri: str) -> str:
 
 
 def brief(error: BaseException) -> str:
-    """Write an error in one line of at most 300 characters, without passwords."""
+    """Write an error in one line of at most 300 characters, without passwords, what to do about it first."""
     text = public_uri(one_line(error))
-    return text if len(text) <= 300 else f"{text[:100]} ... {text[-195:]}"
+    if remedy := REMEDIES.get(getattr(error, "error_code", "")):
+        text = f"{remedy}: {text}"
+    return text if len(text) <= 300 else f"{text[:150]} ... {text[-145:]}"
