@@ -175,12 +175,13 @@ class MlflowStore:
             self._client.set_terminated(self._run_id, status, end_time=t)
 
     def mark_dead_runs(self) -> None:
-        """Set runs that this host left RUNNING and whose process is gone to KILLED."""
+        """Set runs that this host left RUNNING and whose process is gone to KILLED, as of their last figure."""
         experiments = [experiment.experiment_id for experiment in self._client.search_experiments()]
         mine = f"attributes.status = 'RUNNING' AND tags.`{HOST_TAG}` = '{socket.gethostname()}'"
         for run in self._client.search_runs(experiments, mine):
             if is_dead(run.data.tags[HOST_TAG], run.data.tags.get(PROCESS_TAG, "")):
-                self._client.set_terminated(run.info.run_id, "KILLED")
+                ended = max((metric.timestamp for metric in run.data._metric_objs), default=None)
+                self._client.set_terminated(run.info.run_id, "KILLED", end_time=ended)
 
     def _send(
         self,

@@ -225,10 +225,13 @@ def test_a_killed_process_is_found_by_the_next_run(uri: str, client: MlflowClien
     killed = start_runs(tmp_path / "killed", uri=uri, end="kill")
     assert killed.wait(100) == -signal.SIGKILL
     experiment = client.get_experiment_by_name("trials").experiment_id
-    assert [run.info.status for run in client.search_runs([experiment])] == ["RUNNING"]
+    (dead,) = client.search_runs([experiment])
+    assert dead.info.status == "RUNNING"
+    client.log_metric(dead.info.run_id, "loss", 0.5, timestamp=dead.info.start_time + 77)
     with tracker(tmp_path / "next", uri, required=True):
-        states = {run.info.run_name: run.info.status for run in client.search_runs([experiment])}
-    assert states == {"killed": "KILLED", "a run": "RUNNING"}
+        runs = {run.info.run_name: run.info for run in client.search_runs([experiment])}
+    assert {name: run.status for name, run in runs.items()} == {"killed": "KILLED", "a run": "RUNNING"}
+    assert runs["killed"].end_time == dead.info.start_time + 77  # it has not lasted until it was found
 
 
 def test_a_full_artifact_disk_costs_one_warning(
