@@ -10,7 +10,7 @@ from experiments.files import PROJECT
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
 REMEDIES = {  # by the code of MLflow's error
     "UNAUTHENTICATED": "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD must name a user of the server",
-    "PERMISSION_DENIED": "the user needs the permission EDIT on the experiment",
+    "PERMISSION_DENIED": "forbidden, as to a user without the permission EDIT on the experiment",
 }
 
 

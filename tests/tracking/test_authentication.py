@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow'
 
 ANSWERS = {
     401: (b"You are not authenticated.", "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD must name"),
-    403: (b"Permission denied", "the user needs the permission EDIT on the experiment"),
+    403: (b"Permission denied", "forbidden, as to a user without the permission EDIT on the experiment"),
 }
 
 
