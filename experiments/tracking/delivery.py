@@ -175,6 +175,8 @@ class Delivery:
 
     def _log(self, entries: Sequence[Entry]) -> None:
         """Send entries together; one that is refused costs only itself."""
+        if not entries:  # the figures of an epoch that is trained again, all of them known
+            return
         try:
             self.store.log(entries)
         except Refused as refused:
@@ -213,7 +215,7 @@ class Delivery:
             file = self.folder / part["path"]
             try:
                 if part["kind"] == "image":
-                    self.store.upload_image(file, key=part["key"], step=part["step"], t=part["t"])
+                    self.store.upload_image(file, key=part["key"], step=part["step"])
                 else:
                     self.store.upload(file, part["to"])
             except Missed as missed:

@@ -147,14 +147,14 @@ class MlflowStore:
         with self._missed():
             self._client.log_artifact(self._run_id, str(file), folder)
 
-    def upload_image(self, file: Path, *, key: str, step: int, t: int) -> None:
-        """Add a picture to the run's image grid; twice is once.
+    def upload_image(self, file: Path, *, key: str, step: int) -> None:
+        """Add a picture to the run's image grid; of one that is sent again the last stays.
 
         Under the names of MLflow's own `log_image`, whose previews of 256 pixels show nothing of a sheet, and
-        whose names hold a random part, so that what is sent again would be there twice.
+        whose names hold the time and a random part, so that what is drawn again would be there twice.
         """
         key = re.sub(r"[^a-zA-Z0-9_\-./ ]", "_", key)  # MLflow's law for image keys
-        name = f"{key.replace('/', '~')}+step+{step}+timestamp+{t}+{uuid.UUID(int=step)}"
+        name = f"{key.replace('/', '~')}+step+{step}+timestamp+0+{uuid.UUID(int=step)}"
         with self._missed(), tempfile.TemporaryDirectory() as folder:
             whole, small = Path(folder, f"{name}.png"), Path(folder, f"{name}+compressed.webp")
             shutil.copyfile(file, whole)

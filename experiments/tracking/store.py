@@ -102,8 +102,8 @@ class Store(Protocol):
     def upload(self, file: Path, folder: str | None) -> None:
         """Keep a file under its name in `folder`, a path with slashes; None is the run's own folder."""
 
-    def upload_image(self, file: Path, *, key: str, step: int, t: int) -> None:
-        """Keep a picture as the one of `key` at this step."""
+    def upload_image(self, file: Path, *, key: str, step: int) -> None:
+        """Keep a picture as the one of `key` at this step, in the place of an earlier one."""
 
     def set_status(self, status: str, t: int) -> None:
         """Set RUNNING, FINISHED, FAILED or KILLED; all but the first end the run at this time."""

@@ -79,7 +79,7 @@ class MemoryStore:
             raise Missed("no room")
         self._run.files[f"{folder}/{file.name}" if folder else file.name] = file.read_bytes()
 
-    def upload_image(self, file: Path, *, key: str, step: int, t: int) -> None:
+    def upload_image(self, file: Path, *, key: str, step: int) -> None:
         self._run.files[f"{key} {step}"] = file.read_bytes()
 
     def set_status(self, status: str, t: int) -> None:

@@ -192,7 +192,9 @@ def test_a_resumed_run_stays_one_run(
         second.log_params({"lr": 0.1, "trainer.epochs": 3, "new": 1})  # MLflow cannot change a parameter
         second.log_metrics({"loss": 0.5}, step=2)  # the interrupted epoch again
         second.log_metrics({"loss": 0.25}, step=3)
-    assert second.run_id == first.run_id
+    with tracker(tmp_path / "run", uri) as third:
+        third.log_metrics({"loss": 0.25}, step=3)  # nothing new at all
+    assert third.run_id == second.run_id == first.run_id
     found = client.get_run(first.run_id)
     assert (found.info.status, found.info.start_time) == ("FINISHED", began.start_time)
     assert found.info.end_time > began.end_time
