@@ -175,7 +175,7 @@ class MlflowStore:
             self._client.set_terminated(self._run_id, status, end_time=t)
 
     def mark_dead_runs(self) -> None:
-        """Set runs that this host left RUNNING, their process gone, to KILLED at the time of their last figure."""
+        """Set dead runs that this host left RUNNING to KILLED at the time of their last figure."""
         experiments = [experiment.experiment_id for experiment in self._client.search_experiments()]
         mine = f"attributes.status = 'RUNNING' AND tags.`{HOST_TAG}` = '{socket.gethostname()}'"
         for run in self._client.search_runs(experiments, mine):
