@@ -50,6 +50,7 @@ LATE_ABOVE = {
     "experiments.tracking.mlflow_store": (8, "MLflow, after its environment is set"),
     "experiments.tracking.search": (2, "the same"),
     "experiments.tracking.sqlite": (1, "the same"),
+    "experiments.tracking.system": (4, "the same, and psutil, which not everybody has"),
     "hydra_plugins.cifar_sweeper.sweeper": (1, "Hydra loads every plugin at every start"),
 }
 

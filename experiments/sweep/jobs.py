@@ -175,7 +175,10 @@ def track_sweep(
     """
     tags = {"sweep": folder.name, "kind": "sweep", "run_folder": str(folder), SWEEP_VIEW_TAG: view}
     tags |= {"mlflow.source.name": "experiments.run", "mlflow.source.type": "LOCAL"}
-    with instantiate(tracking, out_dir=folder, run_name=f"sweep {folder.name}", tags=tags) as tracker:
+    options = {
+        key: value for key, value in tracking.items() if key != "system_metrics"
+    }  # of its trials alone
+    with instantiate(options, out_dir=folder, run_name=f"sweep {folder.name}", tags=tags) as tracker:
         if note:
             tracker.set_note(note)
         if metrics:

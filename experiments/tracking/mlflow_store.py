@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import tempfile
+import threading
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -44,6 +45,7 @@ PREVIEW = 320  # pixels: two stand side by side in a window of 1,400
 log = logging.getLogger(__name__)
 
 _opened: dict[str, tuple[int, int]] = {}  # sqlite stores of which MLflow keeps files open, and which files
+_importing = threading.Lock()  # two threads that import MLflow at once break protobuf's registry
 
 
 class MlflowStore:
@@ -228,7 +230,7 @@ class MlflowStore:
 
 def connect(uri: str) -> "MlflowClient":
     """Return a client for a store, creating an sqlite one; many processes may do it at once."""
-    configure()
+    import_mlflow()
     from mlflow import MlflowClient
 
     if (path := database_of(uri)) is None:
@@ -256,8 +258,9 @@ def configure() -> None:
 def import_mlflow() -> None:
     """Import MLflow as runs need it, as in a process that runs are forked from."""
     configure()
-    import mlflow.entities  # noqa: F401
-    from mlflow import MlflowClient  # noqa: F401
+    with _importing:
+        import mlflow.entities  # noqa: F401
+        from mlflow import MlflowClient  # noqa: F401
 
 
 def is_refusal(error: Exception) -> bool:

@@ -164,6 +164,7 @@ class SpooledTracker:
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._first_try = threading.Event()
         self._closing = threading.Event()
+        self._writing = threading.Lock()  # a subclass may log from a thread of its own
         self._status: str | None = None
         self._known: set[tuple[str, int]] = set()  # points logged before this process took the run up
 
@@ -268,7 +269,8 @@ class SpooledTracker:
 
     def _append(self, kind: str, **fields: Any) -> None:
         try:
-            self._spool.append(kind, **fields)
+            with self._writing:
+                self._spool.append(kind, **fields)
         except OSError as error:
             self._warn("spool", f"not tracked: {self._spool.path}: {brief(error)}")
 
