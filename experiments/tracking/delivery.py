@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 ENTRIES = ("params", "metrics", "tags")  # kinds of records whose neighbours are sent together
 RECORDS_TOGETHER = 100
+PARENT_TAG = "mlflow.parentRunId"  # of a nested trial, whatever the store: spools call it so
 
 
 def warn_once() -> Callable[[str, str], None]:
@@ -189,8 +190,7 @@ class Delivery:
 
     def _one(self, record: Record) -> None:
         if record["kind"] == "start":
-            place = {"run_folder": str(self.folder.resolve())} if "run_folder" in record["tags"] else {}
-            tags = record["tags"] | place  # a folder can have been moved since
+            tags = record["tags"] | self._place(record["tags"])
             self._log([Tag(key, canonical(value)) for key, value in tags.items()])
             self.store.set_status("RUNNING", record["t"])
         elif record["kind"] == "status":
@@ -207,6 +207,13 @@ class Delivery:
                 self._warn("refused", str(refused))
         else:
             self.state.missed += self._upload(record)
+
+    def _place(self, tags: Mapping[str, str]) -> dict[str, str]:
+        """Return the tags that depend on where the folder is now and, in this store, its sweep's run."""
+        sweep = self.folder.parent
+        parent = Delivered.load(sweep, self.store.uri, Spool(sweep).id or "").run_id
+        now = {"run_folder": str(self.folder.resolve()), PARENT_TAG: parent}
+        return {key: value for key, value in now.items() if key in tags and value}
 
     def _upload(self, record: Record) -> list[Record]:
         """Upload an image or files; returns the parts that failed alone. A store that is gone raises."""

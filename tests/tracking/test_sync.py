@@ -202,6 +202,19 @@ def test_a_killed_run_is_closed_and_delivered_elsewhere(
     assert len(run["metrics"]) == 1
 
 
+def test_a_nested_trial_lies_under_its_sweep_in_a_store_that_it_was_moved_to(
+    uri: str, client: MlflowClient, tmp_path: Path
+) -> None:
+    sweep, first = tmp_path / "sweep", f"sqlite:///{tmp_path / 'first.db'}"
+    with tracker(sweep, first) as its_own:
+        pass
+    with tracker(sweep / "trial", first, nested=True, tags={"mlflow.parentRunId": its_own.run_id}):
+        pass
+    assert main([str(sweep), "--uri", uri]) == 0
+    trial, moved = client.search_runs([client.get_experiment_by_name("trials").experiment_id])
+    assert trial.data.tags["mlflow.parentRunId"] == moved.info.run_id != its_own.run_id
+
+
 def test_a_run_that_still_runs_is_left_to_its_own_process(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
