@@ -27,6 +27,7 @@ from experiments.config.renamed import renew_config
 from experiments.config.schema import SETTINGS, TARGETS
 from experiments.config.values import check_words, ours, plain
 from experiments.files import CONF, check_links, flatten
+from experiments.tracking.uri import refuse_password
 
 ALLOWED = "security.allowed_targets"
 _conf = ContextVar("conf", default=CONF)  # the folder that is composed from
@@ -80,6 +81,7 @@ def compose_chosen(
     check_words(overrides)
     check_unread(cfg)
     renew_config(cfg, tell=True)
+    refuse_password(OmegaConf.select(cfg, "tracking.uri", throw_on_resolution_failure=False))
     check(cfg, () if in_sweep else overrides)
     return cfg, chosen
 
@@ -131,6 +133,8 @@ def compose_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
         cfg: Any = OmegaConf.merge(OmegaConf.structured(schema.Config), saved)
     except OmegaConfBaseException as error:
         raise ValueError(explain(error)) from error
+    if any(word.lstrip("+").startswith("tracking") for word in overrides):  # a saved one is there already
+        refuse_password(OmegaConf.select(cfg, "tracking.uri", throw_on_resolution_failure=False))
     check(cfg, overrides)
     return cfg
 

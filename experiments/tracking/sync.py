@@ -70,7 +70,7 @@ def _deliver(folder: Path, override: str | None, unreachable: dict[str, str]) ->
     try:
         delivery.lock()
         _close_if_dead(spool)
-        if ":***@" in uri:
+        if "***" in uri:
             raise ValueError(f"the password of {uri} is not saved: give --uri or MLFLOW_TRACKING_URI")
         if uri in unreachable:
             raise ConnectionError(unreachable[uri])

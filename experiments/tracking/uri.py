@@ -28,7 +28,7 @@ def tracking_uri(uri: str | None) -> str:
         known = ", ".join(SCHEMES)
         raise ValueError(
             f"{key} must start with one of {known}; MLflow's file store is closed: write "
-            f"sqlite:///<file>.db instead, got {uri!r}"
+            f"sqlite:///<file>.db instead, got {public_uri(uri)!r}"
         )
     if not uri.startswith("sqlite"):
         return uri.rstrip("/")
@@ -39,8 +39,18 @@ def tracking_uri(uri: str | None) -> str:
 
 
 def public_uri(uri: str) -> str:
-    """Hide the password in a URI, for what is printed or saved."""
-    return re.sub(r"(://[^:/@]*):[^/\s]*@", r"\1:***@", uri)
+    """Hide the password in a URI, for what is printed or saved; it may itself hold a slash or an @."""
+    uri = re.sub(r"(://[^:/\s]*):\S*@", r"\1:***@", uri)
+    return re.sub(r"([?&]\w*passw(?:or)?d=)[^&\s]*", r"\1***", uri)
+
+
+def refuse_password(uri: object) -> None:
+    """Raise ValueError for a `tracking.uri` with a password, which the run's folder would keep."""
+    if isinstance(uri, str) and (shown := public_uri(uri)) != uri:
+        raise ValueError(
+            "tracking.uri must hold no password, for run folders keep it: set MLFLOW_TRACKING_URI or, "
+            f"for a server, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, got {shown}"
+        )
 
 
 def page_uri(uri: str) -> str:

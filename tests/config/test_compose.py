@@ -122,6 +122,7 @@ WRONG = {
     "+aug.image.x={_target_: albumentations.Blurr}": r"Blurr is not there \(did you mean Blur\?\)",
     "+aug.image.x={_target_: os.system}": "aug.image.x._target_ must name a class under",
     "aug.batch={_target_: torchvision.transforms.v2.MixUp, alphaa: 1}": "aug.batch.alphaa is not an argument",
+    "tracking.uri=postgresql://me:s3cret@host/db": r"tracking.uri must hold no password.*me:\*\*\*@host",
     "tracking.uri=mlruns": "tracking.uri must start with one of sqlite",
     "trainer": "trainer must be a key and its value, as in trainer=",
     "seed=0,1": "seed=0,1 has several values: add -m",
@@ -211,3 +212,14 @@ def test_the_full_error_on_request(cli: Cli):
     done = cli("trainer.epochs=0", HYDRA_FULL_ERROR="1")
     assert done.returncode == 2
     assert "Traceback" in done.stderr
+
+
+def test_a_password_that_an_old_run_has_saved_is_understood_and_a_new_one_refused(tmp_path: Path):
+    saved = plain(compose([]))
+    saved["tracking"]["uri"] = "postgresql://me:s3cret@host/db"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
+    assert compose_saved(tmp_path, ["trainer.epochs=3"]).tracking.uri == "postgresql://me:s3cret@host/db"
+    assert compose_saved(tmp_path, ["tracking.uri=null"]).tracking.uri is None
+    for word in ["tracking.uri=http://me:other@host", "tracking={uri: 'http://me:other@host'}"]:
+        with pytest.raises(ValueError, match=r"no password.*got http://me:\*\*\*@host$"):
+            compose_saved(tmp_path, [word])
