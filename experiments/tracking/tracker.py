@@ -296,6 +296,8 @@ class SpooledTracker:
             self._thread.join(0.05)
             patience = FAILING_SECONDS if self._delivery.trouble else SILENT_SECONDS
             if time.monotonic() - max(closed, self._delivery.answered) > patience:
+                if not self._delivery.trouble:  # what troubles it has been told
+                    self._warn("silent", f"{self.uri} has not answered for {patience:.0f} s")
                 break
 
 

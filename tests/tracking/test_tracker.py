@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ from PIL import Image
 
 from experiments.files import PROJECT
 from experiments.tracking.limits import clean_name
-from experiments.tracking.spool import Spool
+from experiments.tracking.spool import Record, Spool
+from experiments.tracking.store import Ids
 from experiments.tracking.tracker import NoTracker, SpooledTracker, Tracker
 from tests.tracking.conftest import history, start_runs, tracker
+from tests.tracking.test_store import MemoryStore
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's, of its database library
 
@@ -340,3 +343,25 @@ def test_the_password_of_a_store_is_not_saved(tmp_path: Path, monkeypatch: pytes
     saved = "".join(path.read_text() for path in (tmp_path / "run").iterdir())
     assert json.loads(saved.splitlines()[0])["uri"] == "http://me:***@127.0.0.1:9"
     assert "s3cret" not in saved
+
+
+def test_a_store_that_neither_answers_nor_fails_is_named_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a database that does not answer, for which MLflow tries again and again."""
+    answer = threading.Event()
+
+    class Silent(MemoryStore):
+        def open(self, start: Record, *, again: bool) -> Ids:
+            answer.wait(60)
+            return super().open(start, again=again)
+
+    monkeypatch.setattr("experiments.tracking.tracker.SILENT_SECONDS", 1.0)
+    given = {"experiment": "trials", "required": False, "run_name": "a run", "tags": {}}
+    with SpooledTracker(Silent({}, set()), out_dir=tmp_path, **given) as run:
+        run.log_metrics({"val/acc": 0.5}, step=1)
+    answer.set()
+    assert caplog.messages == [
+        "tracking: memory: has not answered for 1 s",
+        f"not everything reached memory; later: python -m experiments.sync {tmp_path}",
+    ]
