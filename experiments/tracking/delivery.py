@@ -110,7 +110,7 @@ class Delivery:
         self._is_settled = False
         for records, end in _batches(self.spool.read(self.state.offset)):
             if records[0]["kind"] in ENTRIES:
-                self._log([entry for record in records for entry in _entries(record)])
+                self._log([entry for record in records for entry in _entries(self._placed(record))])
             else:
                 self._one(records[0])
             self.state.offset = end
@@ -207,6 +207,10 @@ class Delivery:
                 self._warn("refused", str(refused))
         else:
             self.state.missed += self._upload(record)
+
+    def _placed(self, record: Record) -> Record:
+        """Return a record with its tags as they are here and now."""
+        return record | {"data": record["data"] | self._place(record["data"])}
 
     def _place(self, tags: Mapping[str, str]) -> dict[str, str]:
         """Return the tags that depend on where the folder is now and, in this store, its sweep's run."""

@@ -208,11 +208,11 @@ def test_a_nested_trial_lies_under_its_sweep_in_a_store_that_it_was_moved_to(
     sweep, first = tmp_path / "sweep", f"sqlite:///{tmp_path / 'first.db'}"
     with tracker(sweep, first) as its_own:
         pass
-    with tracker(sweep / "trial", first, nested=True, tags={"mlflow.parentRunId": its_own.run_id}):
-        pass
+    with tracker(sweep / "trial", first, nested=True) as trial:
+        trial.set_tags({"mlflow.parentRunId": its_own.run_id})  # as a sweep does
     assert main([str(sweep), "--uri", uri]) == 0
-    trial, moved = client.search_runs([client.get_experiment_by_name("trials").experiment_id])
-    assert trial.data.tags["mlflow.parentRunId"] == moved.info.run_id != its_own.run_id
+    under, moved = client.search_runs([client.get_experiment_by_name("trials").experiment_id])
+    assert under.data.tags["mlflow.parentRunId"] == moved.info.run_id != its_own.run_id
 
 
 def test_a_run_that_still_runs_is_left_to_its_own_process(
