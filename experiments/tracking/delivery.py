@@ -209,7 +209,9 @@ class Delivery:
             self.state.missed += self._upload(record)
 
     def _placed(self, record: Record) -> Record:
-        """Return a record with its tags as they are here and now."""
+        """Return a record with its tags, if it has any, as they are here and now."""
+        if record["kind"] != "tags":
+            return record
         return record | {"data": record["data"] | self._place(record["data"])}
 
     def _place(self, tags: Mapping[str, str]) -> dict[str, str]:
