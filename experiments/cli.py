@@ -53,7 +53,9 @@ def command(module: str, *words: str) -> str:
 
 def this_command() -> str:
     """Return the command that started this process, as a shell takes it."""
-    return shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
+    words = sys.orig_argv[1:]
+    python = [] if words and Path(words[0]).name == "cifar-sweeps" else [Path(sys.executable).name]
+    return shlex.join([*python, *words])
 
 
 class UserError(Exception):

@@ -12,8 +12,12 @@ from typing import Any, TextIO
 
 from cifar_core.files import lock, whole
 
-PROJECT = Path(__file__).resolve().parents[1]
-CONF = PROJECT / "conf"
+_PACKED = Path(__file__).resolve().with_name("conf")  # in a wheel alone
+INSTALLED = _PACKED.is_dir()
+PROJECT = (
+    Path.cwd() if INSTALLED else _PACKED.parents[1]
+)  # where the store of all runs lies: the clone, if any
+CONF = _PACKED if INSTALLED else PROJECT / "conf"
 ASKED_SECONDS = 0.1  # for which whoever asks whether a folder is free may have its lock, as a sweep's report
 
 

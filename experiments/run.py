@@ -90,6 +90,13 @@ def main() -> None:
             raise SystemExit(USER if end.code == 1 and args.cfg else end.code) from None
 
 
+def script() -> None:
+    """Be `cifar-sweeps`, which finds your own modules in the current folder, as `python -m` does."""
+    if not sys.flags.safe_path:
+        sys.path[0] = os.getcwd()
+    main()
+
+
 def _have_hydra_raise() -> None:
     """Have Hydra raise instead of printing and exiting with 1: here alone, not in what a sweep starts."""
     if not FULL_ERROR:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from experiments.cli import this_command
-from experiments.files import PROJECT
+from experiments.files import INSTALLED, PROJECT
 
 DRIVER = Path("/sys/module/nvidia/version")  # where Linux tells it at once; not in every container
 
@@ -108,8 +108,8 @@ def git() -> dict[str, Any] | None:
 
 
 def _git_says(*arguments: str) -> str | None:
-    """Return what git answers; None where there is no git or checkout."""
-    return _answer("git", "-C", str(PROJECT), *arguments)
+    """Return what git answers of the code; None where there is no git or checkout."""
+    return None if INSTALLED else _answer("git", "-C", str(PROJECT), *arguments)
 
 
 def _answer(*command: str) -> str | None:

@@ -5,7 +5,7 @@ import re
 import shlex
 
 from experiments.cli import one_line
-from experiments.files import PROJECT
+from experiments.files import INSTALLED, PROJECT
 
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
 REMEDIES = {  # by the code of MLflow's error
@@ -62,7 +62,7 @@ def ui_hint(uri: str) -> str:
     """Say how to look at the runs of a store: an address, or the command for the light local server."""
     if uri.startswith("http"):
         return f"open {page_uri(uri)}"
-    if uri == "sqlite:///" + str(PROJECT / "mlflow.db"):
+    if not INSTALLED and uri == f"sqlite:///{PROJECT / 'mlflow.db'}":
         return "make ui"
     light = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1"  # 2 processes instead of 10
     return f"{light} --backend-store-uri {shlex.quote(public_uri(uri))}"
