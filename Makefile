@@ -1,18 +1,29 @@
 PYTHON ?= python3
 VENV ?= .venv
+LOWEST ?= .venv-lowest
+CONSTRAINTS ?= constraints.txt
+# A second index to take PyTorch from: https://download.pytorch.org/whl/cpu has it without CUDA, PyPI for Linux has not.
+TORCH_INDEX ?=
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --constraint $(CONSTRAINTS) \
+  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help demo test lint ui clean
+.PHONY: help demo test test-lowest lint ui clean
 
 help: ## show this page
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## set up .venv and train a small net on handwritten digits
 	$(BIN)/python -m experiments.run experiment=quickstart
 
 test: $(VENV)/.tools ## run all tests
 	$(BIN)/python -m pytest
+
+test-lowest: $(LOWEST).txt ## run all tests with the lowest versions that requirements.txt allows, on Python 3.11
+	$(MAKE) test PYTHON=python3.11 VENV=$(LOWEST) CONSTRAINTS=$(LOWEST).txt
+
+$(LOWEST).txt: requirements.txt requirements-dev.txt
+	@{ cat requirements.txt; grep '^timm' requirements-dev.txt; } | sed -n 's/^\([a-z0-9-]*\)[>=]=\([0-9.]*\).*/\1==\2/p' > $@
 
 lint: $(VENV)/.tools ## check format, style and types
 	$(BIN)/ruff format --check .
@@ -24,12 +35,17 @@ ui: $(VENV)/.installed ## open the MLflow UI on http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true \
 	$(BIN)/mlflow ui --workers 1 --host 127.0.0.1 --backend-store-uri "sqlite:///$(CURDIR)/mlflow.db"
 
-clean: ## remove .venv
-	rm -rf $(VENV)
+clean: ## remove .venv and .venv-lowest
+	rm -rf $(VENV) $(LOWEST) $(LOWEST).txt
 
-$(VENV)/.installed: requirements.txt constraints.txt pyproject.toml
+$(VENV)/.installed: requirements.txt $(CONSTRAINTS) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
-	@echo "installing into $(VENV): some minutes, 5 GB with the CUDA packages"
+	@if [ -n "$(TORCH_INDEX)" ]; then torch="from $(TORCH_INDEX)"; \
+	elif [ "$$(uname -s)" != Linux ]; then torch="without CUDA, about 2 GB in all"; \
+	elif [ -e /dev/nvidiactl ] || [ -e /dev/dxg ]; then torch="with CUDA for the GPU of this machine, 6.6 GB in all"; \
+	else torch="with CUDA, 6.6 GB in all: this machine has no NVIDIA GPU, but PyPI has nothing else for Linux.\
+	\n  About 2 GB: make $(MAKECMDGOALS) TORCH_INDEX=https://download.pytorch.org/whl/cpu"; fi; \
+	printf 'installing into %s, some minutes; PyTorch %b\n' "$(VENV)" "$$torch"
 	@# Debian's python3 may come without ensurepip; the pip that is there then serves the new environment.
 	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || \
 	  { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
