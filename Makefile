@@ -53,6 +53,7 @@ $(VENV)/.installed: requirements.txt $(CONSTRAINTS) pyproject.toml
 	@touch $@
 
 $(VENV)/.tools: $(VENV)/.installed requirements-dev.txt
-	@$(INSTALL) --requirement requirements-dev.txt
-	@$(INSTALL) --no-deps grad-cam ttach
+	@echo "installing what tests and checks need: requirements-dev.txt"
+	@$(INSTALL) --quiet --requirement requirements-dev.txt
+	@$(INSTALL) --quiet --no-deps grad-cam ttach
 	@touch $@
