@@ -8,16 +8,22 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --constraint $(CONSTRAINTS) \
   $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help demo test test-lowest lint ui clean
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+.PHONY: help demo test test-fast test-lowest lint ui clean
 
 help: ## show this page
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s
+", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## set up .venv and train a small net on handwritten digits
 	$(BIN)/python -m experiments.run experiment=quickstart
 
-test: $(VENV)/.tools ## run all tests
-	$(BIN)/python -m pytest
+test: test-fast ## run all tests, the fast ones first
+	$(PYTEST) -m slow
+
+test-fast: $(VENV)/.tools ## run the tests that start no process: some minutes
+	$(PYTEST) -m "not slow"
 
 test-lowest: $(LOWEST).txt ## run all tests with the lowest versions that requirements.txt allows, on Python 3.11
 	$(MAKE) test PYTHON=python3.11 VENV=$(LOWEST) CONSTRAINTS=$(LOWEST).txt

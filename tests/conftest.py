@@ -1,4 +1,4 @@
-"""Shared fixtures: a home of its own for every test session, and the command line as a user calls it."""
+"""Shared fixtures and the two speeds: what starts a process, sweep, server or browser is marked `slow`."""
 
 import os
 import subprocess
@@ -20,6 +20,11 @@ settings.load_profile("steady")  # the same examples on every machine, however s
 PROJECT = Path(__file__).resolve().parents[1]
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
+SLOW_FIXTURES = {"cli", "sweep", "browser"}  # what asks for one of them is slow without a mark
+STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}  # Python's audit events
+ALLOWED = {"git", "uname", "lscpu", "mount", "umount"}  # end at once
+fast: list[str] = []  # the test that runs and must start nothing
+
 
 def trainer_settings(**changes: Any) -> TrainerSettings:
     """Return the defaults of conf/trainer, on the CPU and without a progress bar, with ``changes``."""
@@ -27,13 +32,45 @@ def trainer_settings(**changes: Any) -> TrainerSettings:
     return TrainerSettings(**(values | {"device": "cpu", "progress": False} | changes))
 
 
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return the number of workers: one a core, and one more for slow tests, which often wait; 2 GB each."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(cores + (config.option.markexpr == "slow"), memory // 2_000_000_000))
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what is marked gpu where there is none, unless GPU_TESTS_ON names a device to rehearse it on."""
-    if torch.cuda.is_available() or "GPU_TESTS_ON" in os.environ:
-        return
+    no_gpu = not torch.cuda.is_available() and "GPU_TESTS_ON" not in os.environ
     for item in items:
-        if item.get_closest_marker("gpu"):
+        if no_gpu and item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Have a test that is not marked slow fail where it starts a process."""
+    if not item.get_closest_marker("slow"):
+        fast.append(item.nodeid)
+    try:
+        return (yield)
+    finally:
+        fast.clear()
+
+
+def _refuse(event: str, arguments: tuple) -> None:
+    if not fast or event not in STARTS:
+        return
+    program = Path(os.fsdecode(arguments[0])).name if event == "subprocess.Popen" else ""
+    if program not in ALLOWED:
+        pytest.fail(f"{fast[0]} starts a process ({event} {program}): mark it slow")
+
+
+sys.addaudithook(_refuse)
 
 
 @pytest.fixture(scope="session", autouse=True)

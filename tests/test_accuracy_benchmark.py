@@ -69,6 +69,7 @@ def results(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in paths]
 
 
+@pytest.mark.slow
 def test_the_table_is_what_the_runs_say(measured: Path):
     accs = [100 * result["metrics"]["test/acc"] for result in results(measured)]
     page = (measured / "README.md").read_text()
@@ -88,6 +89,7 @@ def test_the_table_is_what_the_runs_say(measured: Path):
     assert "old" not in page
 
 
+@pytest.mark.slow
 def test_the_same_command_again_trains_nothing_and_changes_nothing(measured: Path):
     logs = {path: path.read_text() for path in measured.glob("sweeps/*/*/run.log")}
     before = (measured / "README.md").read_text(), lines(measured)
@@ -98,6 +100,7 @@ def test_the_same_command_again_trains_nothing_and_changes_nothing(measured: Pat
     assert len(logs) == 2
 
 
+@pytest.mark.slow
 def test_a_failed_seed_is_told_and_other_rows_stay(tmp_path: Path):
     (tmp_path / "unlucky.py").write_text(NET)
     other = seed(preset="other", test_acc="0.5")
@@ -121,6 +124,7 @@ def test_a_failed_seed_is_told_and_other_rows_stay(tmp_path: Path):
     assert (float(finished["test_acc"]) > 0, failed["test_acc"]) == (True, "")
 
 
+@pytest.mark.slow
 def test_a_mistake_ends_it_before_anything_runs(tmp_path: Path):
     done = measure(tmp_path, "quickstart", "quickstrat")
     assert done.returncode == 2

@@ -21,6 +21,8 @@ from PIL import Image
 from tests.config.test_compose import WRONG, arguments
 from tests.conftest import PROJECT
 
+pytestmark = pytest.mark.slow
+
 USER, ENVIRONMENT = 2, 1
 DIGITS = ["data=digits", "model=resnet20", "tracking=none", "trainer.epochs=1", "trainer.device=cpu"]
 Prepare = Callable[[Path], list[str] | None]

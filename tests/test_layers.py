@@ -107,6 +107,7 @@ def test_no_module_is_part_of_a_circle_of_imports():
         pytest.fail(f"these modules import each other, lazy imports included: {circle}")
 
 
+@pytest.mark.slow
 def test_cifar_core_imports_nothing_from_above():
     modules = [module for module in sources() if module.startswith("cifar_core")]
     assert "cifar_core.train.loop" in modules
@@ -160,6 +161,7 @@ def test_files_are_short_but_for_two_at_most():
     assert {name for name, count in lines.items() if count > FILE_LINES} == set(LONG_FILES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "package",
     [
@@ -174,6 +176,7 @@ def test_light_modules_import_no_torch(package: str):
     assert run(f"import sys, {package}; sys.exit('torch' in sys.modules)").returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", sorted(path.stem for path in (PROJECT / "experiments").glob("[a-z]*.py")))
 def test_a_command_imports_no_torch_and_no_mlflow(command: str):
     heavy = ("torch", "mlflow", "albumentations", "matplotlib")

@@ -144,6 +144,7 @@ def test_a_single_run_may_have_a_sweep_s_name_and_its_defaults():
     refuse_single(["sweep.name=mine", "sweep=default", "sweep.n_trials=40", "sweep.refit=false", "seed=3"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "line"),
     [

@@ -316,6 +316,7 @@ def kill_when(process: subprocess.Popen, seen) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["decoding", "writing"])
 def test_a_writer_killed_at_any_moment_leaves_no_half_cache(tmp_path, moment):
     cache = tmp_path / "cache"
@@ -332,6 +333,7 @@ def test_a_writer_killed_at_any_moment_leaves_no_half_cache(tmp_path, moment):
     assert entries(cache)[0].startswith("folder-32-")
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_decode_once_and_both_end_well(tmp_path):
     processes = [writer(tmp_path, decoding=0.5, count=2, lingering=0) for _ in range(2)]
     assert [process.communicate(timeout=60)[0] for process in processes] == [b"done\n", b"done\n"]

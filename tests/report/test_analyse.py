@@ -240,6 +240,7 @@ def test_the_model_is_left_as_it_was(tmp_path: Path):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("level", "before", "after"),
     [

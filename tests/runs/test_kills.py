@@ -10,11 +10,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from experiments.config.compose import compose
 from experiments.runs.story import run
 from tests.conftest import PROJECT
+
+pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("KILLS", "2"))
 ARGUMENTS = [

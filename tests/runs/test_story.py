@@ -240,6 +240,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("signum", "code"),
     [(signal.SIGTERM, 143), (signal.SIGINT, 130)],
@@ -313,6 +314,7 @@ def test_resume_needs_a_run_folder(tmp_path: Path, cli: Cli):
     assert done.stderr == f"error: {tmp_path} is not a run folder: it has no config.yaml\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["torn", "empty", "foreign"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     stopped: Path, uninterrupted: Path, damage: str
@@ -331,6 +333,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     assert_same_end(stopped, uninterrupted)
 
 
+@pytest.mark.slow
 def test_both_generations_damaged_starts_over(stopped: Path, uninterrupted: Path):
     for name in ("last.pt", "previous.pt"):
         (stopped / name).write_bytes(b"")
@@ -339,6 +342,7 @@ def test_both_generations_damaged_starts_over(stopped: Path, uninterrupted: Path
     assert_same_end(stopped, uninterrupted)
 
 
+@pytest.mark.slow
 def test_other_pictures_are_refused(stopped: Path, monkeypatch: pytest.MonkeyPatch):
     saved = torch.load(stopped / "last.pt", weights_only=True)
     saved["identity"]["data"] = "others"
@@ -349,6 +353,7 @@ def test_other_pictures_are_refused(stopped: Path, monkeypatch: pytest.MonkeyPat
     assert (stopped / "last.pt").exists()
 
 
+@pytest.mark.slow
 def test_a_signal_keeps_the_last_epoch_although_no_checkpoint_was_due(tmp_path: Path):
     process = start(tmp_path, *STOPPABLE, "trainer.checkpoint_seconds=1000")
     wait_for_epoch(tmp_path, 3, process)

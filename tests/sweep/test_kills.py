@@ -15,6 +15,8 @@ from experiments.sweep.home import Home
 from experiments.sweep.ledger import saved_study
 from tests.sweep.conftest import Sweep, wait_until
 
+pytestmark = pytest.mark.slow
+
 KILLS = int(os.environ.get("KILLS", "2"))
 NAMES = ["flip_lr-0.05", "flip_lr-0.1", "none_lr-0.05", "none_lr-0.1"]
 

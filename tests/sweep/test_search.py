@@ -21,6 +21,8 @@ from experiments.sweep.report import write
 from experiments.sweep.winner import winner
 from tests.sweep.conftest import TINY, Sweep
 
+pytestmark = pytest.mark.slow
+
 
 def test_pruning_saves_epochs_and_finds_the_same_best(sweep: Sweep, net: list[str]):
     rates = ["1e-6", "1e-3", "1e-9", "1e-8", "2e-2", "1e-7", "1e-5", "3e-9"]

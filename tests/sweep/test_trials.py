@@ -154,6 +154,7 @@ run_trial(sys.argv[2:], {"config_name": "config", "config_dir": None}, folder, "
 """
 
 
+@pytest.mark.slow
 def test_a_trial_on_the_second_gpu_is_shown_that_one_alone_and_asks_for_the_only_one(tmp_path: Path):
     """There is none of that name, and the error says what was asked for."""
     arguments = [*TINY, "trainer.device=cuda:1"]
@@ -163,6 +164,7 @@ def test_a_trial_on_the_second_gpu_is_shown_that_one_alone_and_asks_for_the_only
     assert (done.returncode, "must be a device of this machine, got 'cuda'; torch" in told) == (2, True), told
 
 
+@pytest.mark.slow
 def test_a_trial_draws_pictures_as_it_learns_only_if_it_is_asked_to(tmp_path: Path):
     """By its words, not by the default of `analysis=full`."""
     code = ONE_TRIAL.replace('"GPU-abc"', '""')
@@ -203,6 +205,7 @@ def small_disk(tmp_path: Path):
     subprocess.run(["umount", "-l", disk], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_no_finished_trial_and_is_told(small_disk: Path, net: list[str]):
     sweep = Sweep(small_disk)
     ballast = small_disk / "ballast"
@@ -218,6 +221,7 @@ def test_a_full_disk_costs_no_finished_trial_and_is_told(small_disk: Path, net: 
     assert len(sweep.results()) == 3
 
 
+@pytest.mark.slow
 def test_what_a_sweep_is_made_of_imports_neither_torch_nor_mlflow_nor_matplotlib():
     modules = "hydra_plugins.cifar_sweeper.sweeper, experiments.sweep.sweep"
     code = f"import sys, {modules}; print({{'torch', 'mlflow', 'matplotlib'}} & set(sys.modules))"

@@ -2,9 +2,12 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from experiments.tracking.processes import is_dead, this_process
 
 
+@pytest.mark.slow
 def test_a_process_is_told_from_another_with_its_pid() -> None:
     host, mine = os.uname().nodename, this_process()
     pid, started, boot, namespace = mine.split()

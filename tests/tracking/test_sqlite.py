@@ -9,6 +9,7 @@ from tests.tracking.conftest import history, start_runs
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's, of its database library
 
 
+@pytest.mark.slow
 def test_eight_processes_without_a_database(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"

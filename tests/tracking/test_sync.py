@@ -116,6 +116,7 @@ def finish(run: MlflowTracker) -> None:
     run.log_image(run.out_dir / "sheet.png", "grad-cam/sheet", step=5)
 
 
+@pytest.mark.slow
 def test_what_a_dead_server_missed_is_delivered_later_and_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -175,6 +176,7 @@ def test_what_a_dead_server_missed_is_delivered_later_and_once(
         assert everything(client) == first
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_closed_and_delivered_elsewhere(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -254,6 +256,7 @@ def test_a_password_comes_from_the_environment(
     assert "s3cret" not in told
 
 
+@pytest.mark.slow
 def test_the_command_waits_for_neither_torch_nor_mlflow(tmp_path: Path) -> None:
     code = "import sys, experiments.sync; sys.exit(bool({'torch', 'mlflow'} & sys.modules.keys()))"
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}

@@ -226,6 +226,7 @@ def test_a_run_deleted_in_mlflow_is_made_again(uri: str, client: MlflowClient, t
     assert history(client, second.run_id, "loss") == [(1, 1.0), (2, 0.5)]
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_found_by_the_next_run(uri: str, client: MlflowClient, tmp_path: Path) -> None:
     killed = start_runs(tmp_path / "killed", uri=uri, end="kill")
     assert killed.wait(100) == -signal.SIGKILL
@@ -311,6 +312,7 @@ def test_a_deleted_experiment_is_named(
     assert "tracking.experiment 'trials' is deleted" in caplog.messages[0]
 
 
+@pytest.mark.slow
 def test_without_a_tracker_mlflow_is_never_imported(tmp_path: Path) -> None:
     code = f"""
 import sys

@@ -145,6 +145,7 @@ def test_the_ui_of_the_installed_mlflow_reads_every_field_of_a_view() -> None:
     assert "viewStateShareKey" in code
 
 
+@pytest.mark.slow
 def test_make_ui_says_where_to_look(tmp_path: Path, uri: str) -> None:
     with tracker(tmp_path / "run", uri, tags={"seed": "0"}) as run:
         pass

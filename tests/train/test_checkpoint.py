@@ -58,6 +58,7 @@ def test_another_content_is_named(tmp_path):
         checkpoint.load(tmp_path / "last.pt")
 
 
+@pytest.mark.slow
 def test_killed_while_writing_leaves_a_whole_checkpoint(tmp_path):
     """SIGKILL at many moments of an endless rewriting: what is there always loads."""
     writer = (
