@@ -13,8 +13,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadsc
 .PHONY: help demo test test-fast test-lowest lint ui clean
 
 help: ## show this page
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s
-", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## set up .venv and train a small net on handwritten digits
 	$(BIN)/python -m experiments.run experiment=quickstart
