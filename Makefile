@@ -10,7 +10,7 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --constraint 
 
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-fast test-lowest lint ui clean
+.PHONY: help demo test test-fast test-lowest lint audit ui clean
 
 help: ## show this page
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ lint: $(VENV)/.tools ## check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+audit: $(VENV)/.tools ## ask for known vulnerabilities, write docs/dependencies.md
+	@$(INSTALL) --quiet pip-audit
+	$(BIN)/python docs/audit.py
 
 ui: $(VENV)/.installed ## open the MLflow UI on http://127.0.0.1:5000
 	@$(BIN)/python -m experiments.tracking.ui "$(CURDIR)/mlflow.db"

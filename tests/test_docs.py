@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import PROJECT
 
 DRAW = runpy.run_path(str(PROJECT / "docs" / "draw.py"))
+AUDIT = runpy.run_path(str(PROJECT / "docs" / "audit.py"))
 PAGES = [
     *sorted((PROJECT / "docs").glob("*.md")),
     *(PROJECT / f"{name}.md" for name in ("CONTRIBUTING", "CHANGELOG")),
@@ -50,3 +51,27 @@ def test_every_path_that_is_named_exists(page: Path):
     missing = [str(path) for path in paths if not list(path.parent.glob(path.name))]
     assert paths
     assert not missing
+
+
+def test_the_table_of_dependencies_has_what_is_required_at_the_pinned_versions():
+    page = (PROJECT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| ([\w-]+) \| ([\d.]+) \|", page, re.MULTILINE))
+    required = re.findall(
+        r"^[\w-]+", (PROJECT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    pins = (PROJECT / "constraints.txt").read_text(encoding="utf-8").lower().splitlines()
+    assert list(rows) == required, "make audit"
+    assert {f"{name}=={version}" for name, version in rows.items()} <= set(pins), "make audit"
+
+
+def test_an_audit_tells_findings_from_packages_that_could_not_be_asked_for():
+    page = AUDIT["page"]({"torch": "CVE-2026-1", "mlflow": "none"}, "pillow: no answer")
+    cells = {row.split(" | ")[0]: row.split(" | ")[-1] for row in page.splitlines() if row.startswith("| ")}
+    assert "Answers came for 2 of" in page
+    assert "1 of them with known" in page
+    assert "pillow: no answer" in page
+    assert [cells[f"| {name}"] for name in ("torch", "mlflow", "pillow")] == [
+        "CVE-2026-1 |",
+        "none |",
+        "not asked |",
+    ]
