@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from cifar_core.processes import cores
 from experiments.files import PROJECT
 from experiments.runs.result import Result
 
@@ -71,7 +72,7 @@ def finished(folder: Path) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--slots", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--slots", type=int, default=cores())
     args = parser.parse_args()
     walls: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:

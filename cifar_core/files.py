@@ -1,11 +1,15 @@
 """Files that are whole or not there, and locks that even a killed process gives back."""
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -30,8 +34,10 @@ def whole(path: Path, *, previous: Path | None = None) -> Iterator[BinaryIO]:
 def lock(file: IO[Any], *, wait: bool = False) -> bool:
     """Lock an open file until it is closed; return False where another process has it and none is to wait.
 
-    Raises OSError where the file system knows no locks.
+    Raises OSError where the file system or the operating system knows no such locks.
     """
+    if fcntl is None:
+        raise OSError("this system has no flock")
     try:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -198,7 +198,7 @@ def _is_unread(stream: TextIO) -> bool:
         poll.register(stream, select.POLLOUT)
     except (OSError, ValueError):  # not of this process's own, as in a notebook; closed
         return False
-    return any(event & select.POLLERR for _, event in poll.poll(0))
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _let_go_unread(stream: TextIO) -> None:

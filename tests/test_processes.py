@@ -24,7 +24,7 @@ def test_sockets_have_a_name_however_long_the_temporary_folder_s_is(
     monkeypatch.delitem(multiprocessing.current_process()._config, "tempdir", raising=False)
     _keep_addresses_short()
     address = arbitrary_address("AF_UNIX")
-    assert len(os.fsencode(address)) <= 107
+    assert len(os.fsencode(address)) <= 103  # macOS's limit; Linux's is 107
     assert os.access(Path(address).parent, os.W_OK)
     assert tempfile.gettempdir() == str(long)  # other files stay where they are asked for
 
@@ -39,8 +39,7 @@ def test_a_folder_that_cannot_be_made_names_the_option_that_puts_it_elsewhere(tm
 
 HELPED = """
 import time
-from multiprocessing import get_context
-from cifar_core.processes import end_with_parent, start_forkserver
+from cifar_core.processes import end_with_parent, helpers
 
 def help():
     end_with_parent()
@@ -48,8 +47,8 @@ def help():
     time.sleep(600)
 
 if __name__ == "__main__":
-    start_forkserver()
-    get_context("forkserver").Process(target=help).start()
+    with helpers() as context:
+        context.Process(target=help).start()
     time.sleep(600)
 """
 

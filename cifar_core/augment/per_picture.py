@@ -4,7 +4,6 @@ import copy
 import random
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from typing import Any
 
 import albumentations as A
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from cifar_core.augment.recipe import Draw, Recipe, Step, Steps
 from cifar_core.augment.uniforms import picture_keys
-from cifar_core.processes import end_with_parent, start_forkserver
+from cifar_core.processes import end_with_parent, helpers
 
 
 class PerPicture:
@@ -41,12 +40,12 @@ class PerPicture:
         return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous().to(images.device)
 
     def _shared(self, arrays: np.ndarray, seeds: Tensor) -> np.ndarray:
-        if self._pool is None:  # forkserver: a fork of this process, with torch's threads in it, could hang
-            context = get_context("forkserver")
-            start_forkserver()
-            self._pool = ProcessPoolExecutor(self.workers, context, _keep_compose, (self.compose,))
-        shares = np.array_split(np.arange(len(arrays)), self.workers)
-        done = self._pool.map(_augmented_share, [(arrays[share], seeds[share].tolist()) for share in shares])
+        rows = np.array_split(np.arange(len(arrays)), self.workers)
+        shares = [(arrays[share], seeds[share].tolist()) for share in rows]
+        with helpers() as context:  # no forks of this process: with torch's threads in it they could hang
+            if self._pool is None:
+                self._pool = ProcessPoolExecutor(self.workers, context, _keep_compose, (self.compose,))
+            done = self._pool.map(_augmented_share, shares)
         return np.concatenate(list(done))
 
 

@@ -1,7 +1,6 @@
 """From a recipe of Albumentations steps to one function on batches."""
 
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +25,7 @@ from cifar_core.augment.recipe import (
 )
 from cifar_core.augment.sizes import output_size
 from cifar_core.device import beside, put
+from cifar_core.processes import cores
 
 BACKENDS = ("auto", "batched", "albumentations")
 log = logging.getLogger(__name__)
@@ -49,10 +49,8 @@ def augmentation(
         log.warning(
             "aug.image leaves pictures of %dx%d; those of val and test are %dx%d", *size, *[image_size] * 2
         )
-    cores = len(os.sched_getaffinity(0))
-    per_picture = PerPicture(
-        steps, workers=workers if isinstance(workers, int) else min(8, cores - 1) if cores > 2 else 0
-    )
+    automatic = min(8, cores() - 1) if cores() > 2 else 0
+    per_picture = PerPicture(steps, workers=workers if isinstance(workers, int) else automatic)
     if backend == "albumentations":
         return per_picture
     try:

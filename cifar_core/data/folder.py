@@ -15,6 +15,7 @@ from tqdm import tqdm
 from cifar_core.data import layout
 from cifar_core.data.cache import Decoded, FileStamp, Pictures
 from cifar_core.data.picture import FULL, PLAIN, DepthError, Reading, is_picture, read_picture
+from cifar_core.processes import cores
 
 CHUNK = 256  # pictures a thread decodes before it reports back
 SHOWN = 5  # broken pictures named in an error
@@ -291,7 +292,7 @@ def _decode_listing(
     lawless: list[str] = []
     starts = range(0, len(names), CHUNK)
     with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
+        ThreadPoolExecutor(cores()) as pool,
         tqdm(total=len(names), desc="decoding", unit=" pictures", disable=None) as bar,
     ):
         for start, failed in zip(starts, pool.map(decode_chunk, starts), strict=True):

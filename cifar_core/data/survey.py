@@ -1,6 +1,5 @@
 """What a data set holds, in figures: counts, files passed over, sizes, modes, copies, mean and std."""
 
-import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from cifar_core.data import folder, pixels
 from cifar_core.data.pixels import Place
 from cifar_core.data.settings import DataSettings
 from cifar_core.data.split import Data
+from cifar_core.processes import cores
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _empty(data: Data) -> list[Place]:
 
 def _with_files(found: Survey, root: Path) -> Survey:
     listed = folder.scan(root)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         heads = list(pool.map(_head, (root / file.name for file in listed.files)))
     sizes, modes = Counter(size for size, _ in heads), Counter(mode for _, mode in heads)
     return replace(

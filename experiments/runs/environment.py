@@ -79,11 +79,11 @@ def _driver() -> str | None:
 
 
 def _processor() -> str | None:
-    """Return the name of the CPU, as Linux tells it."""
+    """Return the name of the CPU, as Linux or macOS tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return None
+        return _answer("sysctl", "-n", "machdep.cpu.brand_string")
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
 
 

@@ -1,15 +1,18 @@
-"""The warm server: a process with the heavy modules imported, from which trials and short jobs are forked."""
+"""The warm server: a process with the heavy modules imported, from which trials and short jobs are forked.
 
-import multiprocessing
+On macOS, where processes that have imported torch cannot be forked, each trial and job imports them itself.
+"""
+
 import os
 import signal
 import traceback
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal
 
 from cifar_core.memory import out_of_memory
-from cifar_core.processes import ENDING, start_forkserver
+from cifar_core.processes import ENDING, helpers
 from experiments.cli import UserError, one_line
 
 Job = Literal[  # by name: whoever asks for one need not import what it takes
@@ -37,15 +40,14 @@ class Server:
 
     def __init__(self, *, tracked: bool) -> None:
         """Name what is imported; the first use starts the server, which takes some seconds."""
-        self._context = multiprocessing.get_context("forkserver")
         tracking = ["experiments.sweep.warm_tracking"] if tracked else []
-        self._context.set_forkserver_preload(["experiments.sweep.warm", *tracking])
+        forkserver.set_forkserver_preload(["experiments.sweep.warm", *tracking])
 
     def start(self, job: Job, *args: Any) -> BaseProcess:
         """Start a job in a process of its own, which outlives this one."""
-        start_forkserver()
-        process = self._context.Process(target=work, args=(job, *args))
-        process.start()
+        with helpers() as context:
+            process = context.Process(target=work, args=(job, *args))
+            process.start()
         return process
 
     def call(self, job: Job, *args: Any, **options: Any) -> Any:
@@ -54,10 +56,10 @@ class Server:
 
     def ask(self, job: Job, *args: Any, **options: Any) -> "Call":
         """Start a job whose answer is fetched later."""
-        start_forkserver()
-        ours, theirs = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=_answer, args=(theirs, job, args, options))
-        process.start()
+        with helpers() as context:
+            ours, theirs = context.Pipe(duplex=False)
+            process = context.Process(target=_answer, args=(theirs, job, args, options))
+            process.start()
         theirs.close()
         return Call(job, process, ours)
 

@@ -1,7 +1,6 @@
 """A sweep from its arguments to its report: what `python -m experiments.run -m` does."""
 
 import dataclasses
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.utils import get_object
 from omegaconf import DictConfig
 
+from cifar_core.processes import cores
 from experiments.cli import this_command, user_mistakes
 from experiments.config.renamed import renew_config
 from experiments.config.settings import SweepSettings
@@ -229,4 +229,4 @@ def _slots(server: Server, options: SweepSettings, space: Space, cfg: DictConfig
     gpus = meant(device, server.call("gpu_names") if device != "cpu" else [])
     points = space.size if options.sampler == "grid" else max(options.n_trials, options.add_trials)
     most = points if options.sampler == "grid" else points * len(space.seeds)
-    return share_out(options, gpus=gpus, cores=len(os.sched_getaffinity(0)), most=most)
+    return share_out(options, gpus=gpus, cores=cores(), most=most)

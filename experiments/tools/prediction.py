@@ -1,7 +1,6 @@
 """Tells what a trained network sees in pictures of any size and format."""
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from cifar_core.data.split import Data, Split
 from cifar_core.explain.cams import BATCH_SIZE, evidence
 from cifar_core.explain.gradcam import cam_grids
 from cifar_core.explain.predictions import Predictions
+from cifar_core.processes import cores
 from cifar_core.report.analyse import PNG_LEVEL
 from cifar_core.report.cards import FAINT, INK, PREDICTED, RULE, TILE, TRUE, Card, Tile, draw_sheet, enlarge
 from cifar_core.report.heat import overlay
@@ -101,7 +101,7 @@ def predict_files(
     The first ``sheet_size`` pictures also leave a card with their maps in ``predictor.cards``.
     """
     reading = reads(settings(predictor.cfg).data)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for start in range(0, len(files), CHUNK):
             chunk = files[start : start + CHUNK]
             decoded = list(

@@ -2,9 +2,11 @@
 
 import os
 import socket
+import sys
 from pathlib import Path
 
 HOST_TAG, PROCESS_TAG = "tracker.host", "tracker.process"  # of a run: by whom it is tracked
+MACOS = "macos"  # has no namespaces and no /proc: there a process is known by its number alone
 
 
 def this_process() -> str:
@@ -14,9 +16,10 @@ def this_process() -> str:
 
 def is_dead(host: str, process: str) -> bool:
     """Whether `process`, as `this_process` named it on `host`, is certainly gone."""
-    if host != socket.gethostname() or len(process.split()) != 4 or "-" in process.split():
+    parts = process.split()
+    if host != socket.gethostname() or len(parts) != 4 or "-" in parts and parts[3] != MACOS:
         return False
-    pid, started, boot, namespace = process.split()
+    pid, started, boot, namespace = parts
     if boot != _boot():
         return True
     return namespace == _namespace() and not _alive(int(pid), started)
@@ -49,6 +52,8 @@ def _boot() -> str:
 
 
 def _namespace() -> str:
+    if sys.platform == "darwin":
+        return MACOS
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
