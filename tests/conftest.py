@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 SLOW_FIXTURES = {"cli", "sweep", "browser"}  # what asks for one of them is slow without a mark
-STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}  # Python's audit events
+STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "multiprocessing"}
 ALLOWED = {"git", "uname", "lscpu", "mount", "umount"}  # end at once
 fast: list[str] = []  # the test that runs and must start nothing
 
@@ -70,7 +71,13 @@ def _refuse(event: str, arguments: tuple) -> None:
         pytest.fail(f"{fast[0]} starts a process ({event} {program}): mark it slow")
 
 
+def _start(process: BaseProcess) -> None:
+    _refuse("multiprocessing", ())  # which tells no hook
+    start(process)
+
+
 sys.addaudithook(_refuse)
+start, BaseProcess.start = BaseProcess.start, _start  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="session", autouse=True)

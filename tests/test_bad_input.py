@@ -4,6 +4,7 @@ Each case runs `main()` in a forked child, which has torch imported already.
 """
 
 import gzip
+import importlib
 import io
 import os
 import pickle
@@ -28,8 +29,8 @@ DIGITS = ["data=digits", "model=resnet20", "tracking=none", "trainer.epochs=1", 
 Prepare = Callable[[Path], list[str] | None]
 
 
-def call_main(arguments: list[str], folder: Path) -> tuple[int, str, str]:
-    """Run the command line in a forked child; return its exit code, stdout and stderr."""
+def call_main(arguments: list[str], folder: Path, module: str = "run") -> tuple[int, str, str]:
+    """Run a command in a forked child; return its exit code, stdout and stderr."""
     out, err = folder.parent / "stdout", folder.parent / "stderr"
     child = os.fork()
     if child == 0:
@@ -41,12 +42,10 @@ def call_main(arguments: list[str], folder: Path) -> tuple[int, str, str]:
             # The parent's fork server, if an earlier test started one, is no child of this process.
             forkserver._forkserver._forkserver_pid = None
             os.chdir(folder)
-            sys.argv = ["experiments.run", *arguments]
-            from experiments import run
-
+            sys.argv = [f"experiments.{module}", *arguments]
+            main = importlib.import_module(f"experiments.{module}").main
             try:
-                run.main()
-                code = 0
+                code = main() or 0
             except SystemExit as end:
                 code = end.code if isinstance(end.code, int) else 71
             sys.stdout.flush()

@@ -310,6 +310,7 @@ def test_gpu_and_cpu_agree(pictures):
     assert ((here.int() - there.cpu().int()).abs() <= 2).float().mean() >= 0.99
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_nothing():
     images = torch.randint(
         256, (13, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
