@@ -23,7 +23,7 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 SLOW_FIXTURES = {"cli", "sweep", "browser"}  # what asks for one of them is slow without a mark
 STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "multiprocessing"}
-ALLOWED = {"git", "uname", "lscpu", "mount", "umount"}  # end at once
+ALLOWED = {"git", "uname", "lscpu", "nvidia-smi", "mount", "umount"}  # end at once
 fast: list[str] = []  # the test that runs and must start nothing
 
 
@@ -31,6 +31,13 @@ def trainer_settings(**changes: Any) -> TrainerSettings:
     """Return the defaults of conf/trainer, on the CPU and without a progress bar, with ``changes``."""
     values = yaml.safe_load((PROJECT / "conf" / "trainer" / "default.yaml").read_text())
     return TrainerSettings(**(values | {"device": "cpu", "progress": False} | changes))
+
+
+def narrow(model: str) -> list[str]:
+    """Return the words for few channels where an option of the group has a width, or growth."""
+    values = yaml.safe_load((PROJECT / "conf" / "model" / f"{model}.yaml").read_text())
+    channels = 1 if model.startswith("wrn") else 8  # widened by up to 40; oneDNN for AVX2 fails on 2
+    return [f"model.{key}={channels}" for key in ("width", "growth") if key in values]
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 from cifar_core.augment.uniforms import picture_keys
@@ -32,6 +31,7 @@ from experiments.tools import prediction
 from experiments.tools.evaluation import evaluate, request
 from experiments.tools.lr_search import Search, find_lr
 from experiments.tools.preview import preview
+from tests.conftest import narrow
 from tests.pretend_cuda import pretend_cuda
 
 STEPS = 2  # an epoch
@@ -59,15 +59,11 @@ def options(group: str) -> list[str]:
     """Return the words that choose each option of a group, of a model with a width the narrowest."""
     names = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
     return [
-        " ".join([f"{group}={name}", *narrow(group, name), *NEEDS.get(name, "").split()]) for name in names
+        " ".join(
+            [f"{group}={name}", *(narrow(name) if group == "model" else []), *NEEDS.get(name, "").split()]
+        )
+        for name in names
     ]
-
-
-def narrow(group: str, name: str) -> list[str]:
-    """Return the words for few channels where an option has a width, or growth."""
-    values = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
-    channels = 1 if name.startswith("wrn") else 8  # widened by up to 40; oneDNN for AVX2 fails on 2
-    return [f"model.{key}={channels}" for key in ("width", "growth") if group == "model" and key in values]
 
 
 def trainings() -> list[str]:
