@@ -24,6 +24,11 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 SLOW_FIXTURES = {"cli", "sweep", "browser"}  # what asks for one of them is slow without a mark
 STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "multiprocessing"}
 ALLOWED = {"git", "uname", "lscpu", "nvidia-smi", "mount", "umount"}  # end at once
+LONGEST = (  # begin first, so that no worker is left alone with them
+    *("sweep/test_slurm.py", "sweep/test_search.py", "sweep/test_kills.py", "runs/test_story.py"),
+    *("test_legacy.py", "test_readme.py", "test_gpu_benchmark.py", "sweep/test_trials.py"),
+    *("test_cuda_contract.py", "augment/test_steps.py", "test_guards.py", "config/test_compose.py"),
+)
 fast: list[str] = []  # the test that runs and must start nothing
 
 
@@ -51,12 +56,18 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what is marked gpu where there is none, unless GPU_TESTS_ON names a device to rehearse it on."""
+    items.sort(key=_rank)
     no_gpu = not torch.cuda.is_available() and "GPU_TESTS_ON" not in os.environ
     for item in items:
         if no_gpu and item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
         if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+
+
+def _rank(item: pytest.Item) -> int:
+    name = item.path.relative_to(PROJECT / "tests").as_posix()
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
 
 @pytest.hookimpl(wrapper=True)

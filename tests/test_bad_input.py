@@ -74,12 +74,6 @@ def broken_picture(tmp: Path) -> list[str]:
     return ["data=folder", f"data.root={tmp / 'p'}"]
 
 
-def truncated_picture(tmp: Path) -> list[str]:
-    path = pictures(tmp / "p") / "train" / "a" / "3.png"
-    path.write_bytes(path.read_bytes()[:200])
-    return ["data=folder", f"data.root={tmp / 'p'}"]
-
-
 def empty_class(tmp: Path) -> list[str]:
     (pictures(tmp / "p") / "train" / "empty").mkdir()
     return ["data=folder", f"data.root={tmp / 'p'}"]
@@ -89,13 +83,6 @@ def class_missing_in_test(tmp: Path) -> list[str]:
     for path in (pictures(tmp / "p") / "test" / "b").iterdir():
         path.unlink()
     (tmp / "p" / "test" / "b").rmdir()
-    return ["data=folder", f"data.root={tmp / 'p'}"]
-
-
-def class_missing_in_train(tmp: Path) -> list[str]:
-    pictures(tmp / "p")
-    (tmp / "p" / "train" / "b").rename(tmp / "b")
-    pictures(tmp / "p", classes=("c",), splits=("train",))
     return ["data=folder", f"data.root={tmp / 'p'}"]
 
 
@@ -199,22 +186,6 @@ CASES: dict[str, tuple[Prepare, int, str]] = {
         USER,
         "trainer.epochs must be at least 1",
     ),
-    "a wrong value for swept options": (
-        lambda t: ["-m", "optimizer=adam,adamw", "optimizer.eps=abc"],
-        USER,
-        "optimizer.eps must be a number, got 'abc' (at point optimizer=adam)",
-    ),
-    "a key that the second of two swept options lacks": (
-        lambda t: ["-m", "optimizer=adam,sgd", "optimizer.eps=1e-6"],
-        USER,
-        "optimizer.eps is not a key",
-    ),
-    "a key that the first of two swept options lacks": (
-        lambda t: ["-m", "optimizer=sgd,adam", "optimizer.eps=1e-6"],
-        USER,
-        "(at point optimizer=sgd)",
-    ),
-    "an interval for the grid": (lambda t: ["-m", "seed=0,1", "modle=a,b"], USER, "modle is not a key"),
     "an unknown config name": (lambda t: ["--config-name", "nothing"], USER, "nothing"),
     "an absent config dir": (lambda t: ["--config-dir", "nowhere"], USER, "nowhere"),
     "a mistyped cfg": (lambda t: ["--cfg", "job", "trainer.epochz=1"], USER, "trainer.epochz is not a key"),
@@ -229,26 +200,17 @@ CASES: dict[str, tuple[Prepare, int, str]] = {
         "optimizer.lr._target_ must name",
     ),
     "own option, not YAML": (lambda t: own_option(t, "lr: [1\n"), USER, "mine"),
-    "own option, tabs": (lambda t: own_option(t, "\t_target_: x\n"), USER, "mine"),
     # data
     "no CIFAR": (lambda t: ["data.download=false", f"data.root={t / 'x'}"], USER, "data=digits"),
-    "no CIFAR-100": (
-        lambda t: ["data=cifar100", "data.download=false", f"data.root={t}"],
-        USER,
-        "cifar-100-python.tar.gz",
-    ),
     "no such folder": (lambda t: ["data=folder", f"data.root={t / 'nowhere'}"], USER, "nowhere"),
     "root is a file": (root_is_a_file, USER, "data.root"),
     "no pictures": (no_pictures, USER, "picture"),
     "a broken picture": (broken_picture, ENVIRONMENT, "train/a/3.png"),
-    "a truncated picture": (truncated_picture, ENVIRONMENT, "train/a/3.png"),
     "an empty class": (empty_class, USER, "empty"),
     "a class missing in test": (class_missing_in_test, USER, "b"),
-    "a class missing in train": (class_missing_in_train, USER, "b"),
     "one class": (one_class, USER, "class"),
     "too few pictures for a batch": (too_few_for_a_batch, USER, "trainer.batch_size"),
     "val_size of all": (lambda t: [*DIGITS, "data.val_size=1437"], USER, "data.val_size must"),
-    "val_size above all": (lambda t: [*DIGITS, "data.val_size=5000"], USER, "data.val_size must"),
     "no test set": (lambda t: [*DIGITS, "data.test_size=0"], USER, "data.test_size must be above 0"),
     "batch above the data": (lambda t: [*DIGITS, "trainer.batch_size=9999"], USER, "trainer.batch_size"),
     "accumulated batch above the data": (
@@ -267,8 +229,6 @@ CASES: dict[str, tuple[Prepare, int, str]] = {
         "trainer.device must be a device",
     ),
     # archives
-    "an empty archive": (lambda t: archive(t, b""), ENVIRONMENT, "cifar-10-python.tar.gz"),
-    "not an archive": (lambda t: archive(t, b"<html>404</html>"), ENVIRONMENT, "cifar-10-python.tar.gz"),
     "a truncated archive": (
         lambda t: archive(t, gzip.compress(os.urandom(999))[:500]),
         ENVIRONMENT,
@@ -276,11 +236,6 @@ CASES: dict[str, tuple[Prepare, int, str]] = {
     ),
     "a hostile pickle": (hostile_pickle, ENVIRONMENT, "cifar-10-python.tar.gz"),
     "a path traversal": (path_traversal, ENVIRONMENT, "cifar-10-python.tar.gz"),
-    "a part of a download": (
-        lambda t: archive(t, b"x" * 999, "cifar-10-python.tar.gz.part"),
-        USER,
-        "cifar-10-python.tar.gz",
-    ),
     # folders and disks
     "a run folder below a file": (
         lambda t: [*DIGITS, f"hydra.run.dir={PROJECT / 'README.md'}/run"],
@@ -307,7 +262,6 @@ CASES: dict[str, tuple[Prepare, int, str]] = {
     "resume of nothing": (lambda t: [f"resume={t / 'nowhere'}"], USER, "is not a run folder"),
     "resume of a foreign config": (lambda t: weird_config(t, "a: 1\n"), USER, "a"),
     "resume of a torn config": (lambda t: weird_config(t, "seed: ["), USER, "config"),
-    "resume of an empty config": (lambda t: weird_config(t, ""), USER, "is not the configuration of a run"),
     # tracking
     "a tracker that must be there": (
         lambda t: [*DIGITS, "tracking=mlflow", "tracking.required=true", "tracking.uri=http://127.0.0.1:9"],
@@ -321,7 +275,7 @@ CASES: dict[str, tuple[Prepare, int, str]] = {
     ),
 }
 CASES |= {
-    f"option {words}": (lambda t, words=words: arguments(words), USER, "") for words in list(WRONG)[::9]
+    f"option {words}": (lambda t, words=words: arguments(words), USER, "") for words in list(WRONG)[::14]
 }
 
 

@@ -16,6 +16,7 @@ from experiments.files import CONF
 from experiments.sweep import checks
 from experiments.sweep.checks import check_space
 from experiments.sweep.space import point_id
+from tests.config.test_compose import arguments
 from tests.sweep.conftest import TINY, space_of
 
 FILES = {"config_name": "config", "config_dir": None}
@@ -152,6 +153,9 @@ MISTAKES = {
     "trainer.epochs=2,0": r"trainer.epochs must be at least 1, got 0 \(at point trainer.epochs=0",
     "optimizer.lrr=1,2": "optimizer.lrr is not a key",
     "optimizer.lr=interval(-1,1)": r"Invalid learning rate: -1.0 \(at point optimizer.lr=-1.0",
+    "optimizer=adam,adamw optimizer.eps=x": r"optimizer.eps must be a number, got 'x' \(at point ",
+    "optimizer=adam,sgd optimizer.eps=1e-6": r"optimizer.eps is not a key.*\(at point optimizer=sgd",
+    "optimizer=sgd,adam optimizer.eps=1e-6": r"optimizer.eps is not a key.*\(at point optimizer=sgd",
     "model=resnet20,resnet19": "model=resnet19 is not an option of model",
     "optimizer.lr=0.1,abc": r"optimizer.lr must be a number, got 'abc' \(at point optimizer.lr=abc",
     "+aug.image.x={_target_: albumentations.Blur},{_target_: os.system}": "_target_ must name a class under",
@@ -162,7 +166,7 @@ MISTAKES = {
 @pytest.mark.parametrize("more", [[], ["optimizer.weight_decay=range(0,15)", "seed=range(15)"]])
 def test_one_wrong_point_among_few_or_many_is_found(argument: str, more: list[str]):
     with pytest.raises(ValueError, match=MISTAKES[argument]):
-        check_space(space_of(*TINY, argument, *more), GRID, FILES)
+        check_space(space_of(*TINY, *arguments(argument), *more), GRID, FILES)
 
 
 def test_a_law_that_ties_two_areas_is_found_in_a_large_space():
