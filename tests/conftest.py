@@ -13,6 +13,7 @@ import torch
 import yaml
 from hypothesis import settings
 
+from cifar_core.processes import cores
 from cifar_core.train.settings import TrainerSettings
 
 settings.register_profile("steady", deadline=None, derandomize=True, database=None, print_blob=False)
@@ -23,7 +24,7 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 SLOW_FIXTURES = {"cli", "sweep", "browser"}  # what asks for one of them is slow without a mark
 STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "multiprocessing"}
-ALLOWED = {"git", "uname", "lscpu", "nvidia-smi", "mount", "umount"}  # end at once
+ALLOWED = {"git", "uname", "lscpu", "nvidia-smi", "mount", "umount", "true"}  # end at once
 LONGEST = (  # begin first, so that no worker is left alone with them
     *("sweep/test_slurm.py", "sweep/test_search.py", "sweep/test_kills.py", "runs/test_story.py"),
     *("test_legacy.py", "test_readme.py", "test_gpu_benchmark.py", "sweep/test_trials.py"),
@@ -48,9 +49,8 @@ def narrow(model: str) -> list[str]:
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return the number of workers: one a core, and one more for slow tests, which often wait; 2 GB each."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(cores + (config.option.markexpr == "slow"), memory // 2_000_000_000))
+    return max(1, min(cores() + (config.option.markexpr == "slow"), memory // 2_000_000_000))
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
