@@ -65,7 +65,7 @@ def findings() -> tuple[dict[str, str], str]:
     """Return what pip-audit knows of the pinned versions it got answers for, and why it got no others."""
     command = [sys.executable, "-m", "pip_audit", "--no-deps", "--disable-pip", "--progress-spinner", "off"]
     command += ["--format", "json", "--requirement", str(PROJECT / "constraints.txt")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
     if not done.stdout.startswith("{"):
         return {}, done.stderr.strip().splitlines()[-1]
     packages = json.loads(done.stdout)["dependencies"]
