@@ -1,8 +1,9 @@
 """What a machine without network lacks is listed: benchmarks/gpu_wheels.txt against requirements.txt."""
 
 import re
-from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import PackageNotFoundError, requires, version
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -57,6 +58,13 @@ def required() -> list[Requirement]:
     return [Requirement(text) for line in lines if (text := line.partition("#")[0].strip())]
 
 
+pinned = pytest.mark.skipif(
+    any(version(one.name) != pins()[canonicalize_name(one.name)] for one in required()),
+    reason="other versions than those of constraints.txt are installed, and may need other packages",
+)
+
+
+@pinned
 def test_every_requirement_is_there_or_listed_and_so_is_what_it_needs():
     torch = closure([Requirement("torch"), Requirement("torchvision")], set())
     missing = closure(required(), THERE | torch)
@@ -64,6 +72,7 @@ def test_every_requirement_is_there_or_listed_and_so_is_what_it_needs():
     assert missing - LISTED.keys() == set()
 
 
+@pinned
 def test_nothing_is_listed_in_vain():
     torch = closure([Requirement("torch"), Requirement("torchvision")], set())
     of_tests = LINES[LINES.index("# Of the tests and benchmarks:") :]

@@ -79,9 +79,10 @@ def test_what_browsers_and_old_programs_save_is_read(tmp_path, suffix):
     if f".{suffix.lower()}" not in suffixes():
         pytest.skip("this Pillow cannot")
     path = tmp_path / f"a.{suffix}"
-    Image.new("RGB", (16, 16), (200, 100, 50)).save(
-        path, format=Image.registered_extensions()[path.suffix.lower()]
-    )
+    name = Image.registered_extensions()[path.suffix.lower()]
+    if name not in Image.SAVE:
+        pytest.skip("this Pillow reads it, but cannot write it")
+    Image.new("RGB", (16, 16), (200, 100, 50)).save(path, format=name)
     assert np.abs(read(path) - (200, 100, 50)).max() <= 4
 
 
