@@ -262,6 +262,7 @@ CASES: dict[str, tuple[Prepare, int, str]] = {
     "resume of nothing": (lambda t: [f"resume={t / 'nowhere'}"], USER, "is not a run folder"),
     "resume of a foreign config": (lambda t: weird_config(t, "a: 1\n"), USER, "a"),
     "resume of a torn config": (lambda t: weird_config(t, "seed: ["), USER, "config"),
+    "resume of an empty config": (lambda t: weird_config(t, ""), USER, "is not the configuration of a run"),
     # tracking
     "a tracker that must be there": (
         lambda t: [*DIGITS, "tracking=mlflow", "tracking.required=true", "tracking.uri=http://127.0.0.1:9"],
