@@ -7,15 +7,23 @@ WORDS = (torch.int64, torch.int32, torch.int16)
 
 
 def beside(images: Tensor, values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Return `values` on the device of `images`, without waiting for it."""
+    """Return `values` on the device of `images`, without waiting for it where it is CUDA's."""
     dtype = dtype or values.dtype
     if values.device == images.device:
         return values.to(dtype)
     if dtype.itemsize <= values.dtype.itemsize:
         values = values.to(dtype)  # fewer bytes go up
-    if images.device.type == "cuda":
+    on_cuda = (
+        images.device.type == "cuda"
+    )  # mps reads memory that is gone: github.com/pytorch/pytorch/issues/189690
+    if on_cuda:
         values = values.contiguous().pin_memory()  # from other memory, or with gaps, a copy waits
-    return values.to(images.device, non_blocking=True).to(dtype)
+    return values.to(images.device, non_blocking=on_cuda).to(dtype)
+
+
+def doubles(values: Tensor) -> Tensor:
+    """Return `values` as float64: on the CPU where they are on mps, which has none."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
 
 
 def put(images: Tensor, rows: Tensor, others: Tensor) -> Tensor:

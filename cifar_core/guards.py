@@ -16,6 +16,7 @@ from cifar_core.augment.uniforms import picture_keys
 from cifar_core.data import pixels
 from cifar_core.data.pixels import Place
 from cifar_core.data.split import Data
+from cifar_core.device import doubles
 from cifar_core.history import Row
 from cifar_core.memory import out_of_memory
 from cifar_core.train.numerics import Numerics, indeterminate
@@ -427,7 +428,7 @@ def _chance(history: Sequence[Row], data: Data) -> Iterator[Finding]:
     epochs, steps = SLOW_START
     if row["epoch"] < epochs or row["step"] < steps or len(recent) < STUCK_EPOCHS:
         return
-    shares = data.train.labels.bincount().double() / len(data.train)
+    shares = doubles(data.train.labels.bincount()) / len(data.train)
     guessing = torch.special.entr(shares).sum().item()
     common = shares.max().item()
     split = _judged_by(row)

@@ -92,7 +92,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--checkpoint", choices=CHECKPOINTS, default="best", help="which weights (%(default)s)"
     )
-    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N instead of the run's own")
+    parser.add_argument("--device", help="auto, cpu, mps, cuda or cuda:N instead of the run's own")
     arguments = parser.parse_intermixed_args()
     if arguments.sheet < 0:
         parser.error(f"--sheet must be at least 0, got {arguments.sheet}")

@@ -29,7 +29,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 OUTSIDE = (__file__, str(Path(torch.__file__).parents[1]))  # lines here and in packages tell nothing
 
 # Beside functions of torch.cuda, what the installed torch must have; without, tests that pretend are skipped.
@@ -103,8 +103,8 @@ class OnDevice(torch.Tensor):
     """A tensor of the pretended device: to C++ one of the CPU, so that Python must tell what it is."""
 
     __torch_function__ = _found(DISABLED)
-    device = property(lambda self: CUDA)
-    is_cuda = property(lambda self: True)
+    device = property(lambda self: GPU)
+    is_cuda = property(lambda self: GPU.type == "cuda")
     is_cpu = property(lambda self: False)
 
     @classmethod
@@ -134,7 +134,7 @@ class OnDevice(torch.Tensor):
         raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
 
     def __repr__(self, **_: Any) -> str:
-        return f"{self.detach().cpu()!r} on {CUDA}"
+        return f"{self.detach().cpu()!r} on {GPU}"
 
     def __format__(self, form: str) -> str:
         return format(self.detach().cpu(), form)
@@ -160,7 +160,7 @@ class _Down(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
-        return gradient.to(CUDA)
+        return gradient.to(GPU)
 
 
 def _run(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -172,7 +172,7 @@ def _run(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         for leaf in value if isinstance(value, list | tuple) else (value,):
             if isinstance(leaf, torch.Tensor):
                 (there if isinstance(leaf, OnDevice) else here).append(leaf)
-    made_there = kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "cuda"
+    made_there = kwargs.get("device") is not None and torch.device(kwargs["device"]).type == GPU.type
     if made_there:
         kwargs = kwargs | {"device": CPU}
     down = name == "copy_" and bool(there) and not isinstance(args[0], OnDevice)
@@ -308,9 +308,9 @@ class _Calls(TorchFunctionMode):
 
 def _numbered(value: Any) -> Any:
     """Turn cuda into cuda:0; else torch asks the driver which device is current."""
-    if isinstance(value, torch.device) and value.type == "cuda":
-        return CUDA
-    return CUDA if isinstance(value, str) and value == "cuda" else value
+    if isinstance(value, torch.device) and value.type == GPU.type:
+        return GPU
+    return GPU if isinstance(value, str) and value == GPU.type else value
 
 
 def _from_python(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -339,7 +339,7 @@ def _one_hot(labels: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
     if not isinstance(labels, OnDevice):
         return REAL_ONE_HOT(labels, num_classes)
     classes = num_classes if num_classes >= 0 else int(labels.max()) + 1
-    zeros = torch.zeros(*labels.shape, classes, dtype=torch.int64, device=CUDA)
+    zeros = torch.zeros(*labels.shape, classes, dtype=torch.int64, device=GPU)
     return zeros.scatter_(-1, labels.unsqueeze(-1), 1)
 
 
@@ -349,7 +349,7 @@ INSTEAD: dict[Any, Callable[..., Any]] = {
     torch.Tensor.new_tensor: _new_tensor,
     torch.Tensor.to: _to,
     torch.Tensor.type_as: lambda self, other: self.to(other.device, other.dtype),
-    torch.Tensor.cuda: lambda self, *_, **kwargs: self.to(CUDA, **kwargs),
+    torch.Tensor.cuda: lambda self, *_, **kwargs: self.to(GPU, **kwargs),
     REAL_ONE_HOT: _one_hot,
 }
 
@@ -357,12 +357,12 @@ INSTEAD: dict[Any, Callable[..., Any]] = {
 class _DeviceGenerator(torch.Generator):
     """Random numbers of the pretended device."""
 
-    device = property(lambda self: CUDA)
+    device = property(lambda self: GPU)
 
 
 class _GeneratorKind(type):
     def __call__(cls, device: Any = "cpu") -> torch.Generator:
-        kind = _DeviceGenerator if torch.device(device).type == "cuda" else REAL_GENERATOR
+        kind = _DeviceGenerator if torch.device(device).type == GPU.type else REAL_GENERATOR
         return kind("cpu")
 
     def __instancecheck__(cls, instance: Any) -> bool:

@@ -175,6 +175,8 @@ def _check(visits: list[Visit]) -> None:
 def _run(images: Tensor, visits: Iterable[Visit]) -> Tensor:
     if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
         raise ValueError(f"images must be uint8 (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")
+    if images.device.type == "mps":  # which lacks float64, and so the CPU's results: it shares its memory
+        return _run(images.cpu(), visits).to(images.device)
     parts = [Part(torch.arange(len(images)), images, own=False)]
     for visit in visits:
         parts = _merged([new for part in parts for new in _visited(part, visit)])

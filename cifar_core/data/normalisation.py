@@ -13,6 +13,7 @@ from torch import Tensor
 from cifar_core.data.cache import alone_in
 from cifar_core.data.settings import AUTO, DataSettings
 from cifar_core.data.split import Split
+from cifar_core.device import doubles
 from cifar_core.files import whole
 
 DECIMALS = 2  # of the figures, in units of 0-255
@@ -29,7 +30,7 @@ def statistics(images: Tensor) -> tuple[list[float], list[float]]:
     for chunk in images.split(max(1, CHUNK // images[0].numel())):
         pixels = chunk.int()
         sums += torch.stack([pixels.sum((0, 2, 3)), pixels.square().sum((0, 2, 3))])
-    mean, square = sums.double() / (images.numel() / 3)
+    mean, square = doubles(sums) / (images.numel() / 3)
     return mean.tolist(), (square - mean.square()).clamp(min=0).sqrt().tolist()
 
 

@@ -72,6 +72,8 @@ class Airbench(nn.Module):
         for some in images.float().split(CHUNK):
             patches = F.unfold(some, 2).transpose(0, 1).flatten(1)  # (patch, N (H - 1) (W - 1))
             moments, count = moments + patches @ patches.T, count + patches.shape[1]
+        if moments.device.type == "mps":
+            moments = moments.cpu()  # torch 2.11 has no eigh there
         variances, directions = torch.linalg.eigh(moments / count)
         filters = directions.T / (variances + NOISE).sqrt()[:, None]
         self.whiten.weight.copy_(torch.cat((filters, -filters)).view_as(self.whiten.weight))

@@ -15,7 +15,7 @@ from cifar_core.train.settings import TrainerSettings
 from cifar_core.train.state import steps_per_epoch
 
 BYTES = 64 * 2**20  # of pictures that are augmented together
-PICTURES = {"cuda": 4096, "cpu": 1024}  # likewise; on a CPU more fall out of its caches
+PICTURES = {"cuda": 4096, "cpu": 1024, "mps": 1024}  # likewise; on a CPU more fall out of its caches
 
 
 @dataclass(frozen=True)

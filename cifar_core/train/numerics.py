@@ -42,7 +42,7 @@ class Numerics:
 
     def __str__(self) -> str:
         """Describe it in one line for the log."""
-        name = "CPU" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
+        name = _name(self.device)
         threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
         dtype = next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
         layout = "channels_last" if self.channels_last else "channels_first"
@@ -52,6 +52,8 @@ class Numerics:
         """Return what `set_up` has switched on for it."""
         if self.device.type == "cpu":
             return ["deterministic, as always on a CPU"] if self.deterministic else []
+        if self.device.type == "mps":
+            return []
         tf32 = ["TF32"] if torch.cuda.get_device_capability(self.device) >= AMPERE else []
         order = "deterministic" if self.deterministic else "cudnn.benchmark"
         return [*tf32, order, "fused or foreach optimizer"]
@@ -60,11 +62,18 @@ class Numerics:
 def numerics(settings: TrainerSettings) -> Numerics:
     """Choose device and dtype: what ``settings`` name, and for `auto` what the hardware does well.
 
-    Raises ValueError where the named device is not there.
+    Raises ValueError where the named device is not there, or cannot do what is asked of it.
     """
     device = _device(settings.device)
+    if device.type == "mps" and settings.deterministic:
+        raise ValueError(
+            "trainer.deterministic must be false on mps, which promises no order of its sums, got true; "
+            "trainer.device=cpu repeats to the bit"
+        )
     dtype = _fast_dtype(device) if settings.precision == "auto" else DTYPES[settings.precision]
-    return Numerics(device, dtype, settings.channels_last, settings.deterministic)
+    # On mps norms fail on channels_last: https://github.com/pytorch/pytorch/pull/188371
+    channels_last = settings.channels_last and device.type != "mps"
+    return Numerics(device, dtype, channels_last, settings.deterministic)
 
 
 def set_up(settings: TrainerSettings) -> Numerics:
@@ -93,9 +102,21 @@ def indeterminate(error: BaseException) -> str:
     return name if says_so else ""
 
 
+def _name(device: torch.device) -> str:
+    if device.type == "mps":
+        return torch.backends.mps.get_name()
+    return "CPU" if device.type == "cpu" else torch.cuda.get_device_name(device)
+
+
 def _device(name: str) -> torch.device:
+    has_mps = torch.backends.mps.is_available()
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
+    if name == "mps" and not has_mps:
+        raise ValueError(
+            f"trainer.device must be a device of this machine, got {name!r}; "
+            f"torch {torch.__version__} sees no GPU of a Mac"
+        )
     kind, _, number = name.partition(":")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():  # torch takes cuda:256 for cuda:0
         raise ValueError(
@@ -106,6 +127,8 @@ def _device(name: str) -> torch.device:
 
 
 def _fast_dtype(device: torch.device) -> torch.dtype:
+    if device.type == "mps":
+        return torch.float32
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
         if capability >= AMPERE:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar_core.data.split import Data, Split, normalized
+from cifar_core.device import doubles
 from cifar_core.memory import EVALUATION, memory_explained
 from cifar_core.train.compiled import compiled
 from cifar_core.train.numerics import Numerics
@@ -130,12 +131,12 @@ def balanced_acc(preds: Tensor, labels: Tensor) -> float:
     """
     sizes = labels.bincount()
     hits = labels[preds == labels].bincount(minlength=len(sizes))
-    recalls = hits[sizes > 0].double() / sizes[sizes > 0]
+    recalls = doubles(hits[sizes > 0]) / doubles(sizes[sizes > 0])
     return recalls.mean().item()
 
 
 def score(logits: Tensor, labels: Tensor, split: str) -> dict[str, float]:
     """Return `<split>/loss` (mean cross-entropy, nats) and `<split>/acc` of logits (N, K), labels (N,)."""
     loss = F.cross_entropy(logits, labels)
-    acc = (logits.argmax(1) == labels).double().mean()
+    acc = doubles(logits.argmax(1) == labels).mean()
     return {f"{split}/loss": loss.item(), f"{split}/acc": acc.item()}

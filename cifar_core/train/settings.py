@@ -22,7 +22,7 @@ class TrainerSettings:
     test: bool = True  # read the test set once, at the end
     evaluate: str = "each_epoch"  # each_epoch, or end: without a validation split the test set is read once
     tta: str = "none"  # views averaged for a second, extra figure at the end: none, mirror, multicrop
-    device: str = "auto"  # auto, cpu, cuda, cuda:N
+    device: str = "auto"  # auto, cpu, mps, cuda, cuda:N
     precision: str = "auto"  # auto, fp32, bf16, fp16
     channels_last: bool = True
     compile: Any = False  # true: torch.compile of steps and evaluations; graphs: CUDA graphs of them
@@ -51,5 +51,5 @@ class TrainerSettings:
             law(self.accumulate == 1, "trainer.accumulate", "1 with trainer.compile=graphs", self.accumulate)
         device, _, number = self.device.partition(":")
         numbered = device == "cuda" and number.isdecimal() and number == str(int(number))
-        known = numbered or self.device in ("auto", "cpu", "cuda")
-        law(known, "trainer.device", "auto, cpu, cuda or cuda:N", self.device)
+        known = numbered or self.device in ("auto", "cpu", "mps", "cuda")
+        law(known, "trainer.device", "auto, cpu, mps, cuda or cuda:N", self.device)

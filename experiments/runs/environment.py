@@ -51,7 +51,7 @@ def environment(command: str = "") -> dict[str, Any]:
 
 
 def gpu(device: torch.device, earlier: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return the card of ``device``, its driver and CUDA's versions; None for a CPU.
+    """Return the card of ``device``, its driver and CUDA's versions; None for any other device.
 
     ``visible`` is CUDA_VISIBLE_DEVICES, in a sweep the trial's slot. Memory is in bytes; that of tensors at
     their most is that of an ``earlier`` attempt, as far as it is known.

@@ -1,9 +1,10 @@
-"""Which GPUs, or parts of one, the trials of a sweep can be given, as CUDA_VISIBLE_DEVICES names them."""
+"""Which GPUs, or parts of one, trials can be given, as CUDA_VISIBLE_DEVICES names them; of a Mac, mps."""
 
 import re
 import subprocess
 
 GPU = re.compile(r"GPU \d+: .*\(UUID: (GPU-[^)]+)\)")
+MPS = "mps"  # the GPU of a Mac, for which there is one name: torch's
 MIG = re.compile(r"MIG .*\(UUID: (MIG-[^)]+)\)")  # with old drivers MIG-GPU-<its GPU>/<instance>/<instance>
 
 
@@ -57,12 +58,12 @@ def listed() -> str:
 
 
 def meant(device: str, gpus: list[str]) -> list[str]:
-    """Return those of ``gpus`` that `trainer.device` allows: all for auto and cuda, one for cuda:<number>.
+    """Return those of ``gpus`` that `trainer.device` allows: all for auto, cuda, mps, one for cuda:<number>.
 
     None for one that is not here: before the first trial the check of the points has told of it, and a sweep
     that is over wants none.
     """
     kind, _, number = device.partition(":")
-    if kind not in ("auto", "cuda"):
+    if kind not in ("auto", MPS if gpus == [MPS] else "cuda"):
         return []
     return gpus[int(number) :][:1] if number else gpus

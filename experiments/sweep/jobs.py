@@ -26,7 +26,7 @@ from experiments.runs.result import Result
 from experiments.runs.weights import trained_model
 from experiments.sweep.checks import check_space
 from experiments.sweep.compared import composed, composed_chosen, conflict, edited
-from experiments.sweep.gpus import listed, names
+from experiments.sweep.gpus import MPS, listed, names
 from experiments.sweep.needs import Needs
 from experiments.sweep.origin import unpacked
 from experiments.sweep.report import write
@@ -54,7 +54,7 @@ def run_trial(
     os.setsid()  # Ctrl-C is the controller's, and what the trial starts ends with it
     _log_to(folder / "trial.log")
     faulthandler.enable()
-    if gpu is not None:
+    if gpu not in (None, MPS):
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     if threads:
         torch.set_num_threads(threads)
@@ -127,6 +127,8 @@ def check_again(
 def gpu_names() -> list[str]:
     """Return the names of the GPUs that trials can be given."""
     count = torch.cuda.device_count()
+    if not count and torch.backends.mps.is_available():
+        return [MPS]
     return names(count, os.environ.get("CUDA_VISIBLE_DEVICES"), listed() if count else "")
 
 

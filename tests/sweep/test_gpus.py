@@ -4,8 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
-from experiments.sweep.gpus import listed, meant, names
+from experiments.config.settings import SweepSettings
+from experiments.sweep.backends.local import share_out
+from experiments.sweep.gpus import MPS, listed, meant, names
+from experiments.sweep.jobs import gpu_names
 
 # As in NVIDIA's MIG User Guide, "Running CUDA Applications on Bare-Metal", and before driver R470.
 TWO = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77)
@@ -64,10 +68,23 @@ def test_every_gpu_and_every_instance_of_a_split_one_has_a_name(
         ("cuda:1", ["7"]),
         ("cuda:2", []),
         ("cpu", []),
+        ("mps", []),  # not a device of this machine, which the check of the points tells
     ],
 )
 def test_the_device_says_which_of_them_are_meant(device: str, expected: list[str]):
     assert meant(device, ["5", "7"]) == expected
+
+
+@pytest.mark.parametrize(("device", "slots"), [("auto", 1), ("mps", 1), ("cpu", 8), ("cuda", 8)])
+def test_a_mac_has_one_gpu_which_trials_have_to_themselves(
+    device: str, slots: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    gpus = meant(device, gpu_names())
+    shared = share_out(SweepSettings(threads=1), gpus=gpus, cores=8, most=20)
+    assert (shared.count, shared.threads) == (slots, 8 // slots)
+    assert share_out(SweepSettings(slots_per_gpu=2), gpus=[MPS], cores=8, most=20).count == 2
 
 
 @pytest.mark.parametrize(("script", "said"), [(f"cat <<'END'\n{TWO}END", TWO), ("echo broken; exit 9", "")])

@@ -72,6 +72,42 @@ def test_a_deterministic_run_and_the_ordinary_one_after_it(gpus: list[torch.devi
     assert switches() == (False, False)
 
 
+@pytest.fixture
+def mac(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have torch see the GPU of a Mac."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "get_name", lambda: "Apple M2")
+
+
+@pytest.mark.usefixtures("mac")
+@pytest.mark.parametrize("name", ["auto", "mps"])
+def test_the_gpu_of_a_mac_is_found_and_gets_what_it_does_without_fail(name: str):
+    chosen = set_up(TrainerSettings(device=name))
+    assert str(chosen) == "mps (Apple M2), fp32, channels_first"
+    assert switches() == (False, False)
+    assert numerics(TrainerSettings(device=name, precision="bf16")).dtype == torch.bfloat16
+    assert numerics(TrainerSettings(device="cpu")).device.type == "cpu"
+
+
+@pytest.mark.usefixtures("mac")
+def test_a_deterministic_run_is_refused_on_mps():
+    with pytest.raises(ValueError, match="trainer.deterministic must be false on mps, .* trainer.device=cpu"):
+        numerics(TrainerSettings(deterministic=True))
+
+
+def test_cuda_goes_before_mps(gpus: list[torch.device], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert numerics(TrainerSettings()).device.type == "cuda"
+
+
+def test_without_a_mac_mps_is_refused():
+    if torch.backends.mps.is_available():
+        pytest.skip("this is a Mac")
+    with pytest.raises(ValueError, match="must be a device of this machine, got 'mps'; torch .* sees no GPU"):
+        numerics(TrainerSettings(device="mps"))
+
+
 def test_the_users_own_workspace_stays(gpus: list[torch.device], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     set_up(TrainerSettings(deterministic=True))
@@ -98,7 +134,7 @@ def test_a_number_that_no_device_has_is_refused_however_large(number):
         numerics(TrainerSettings(device=f"cuda:{number}"))
 
 
-@pytest.mark.parametrize("name", ["cuda:01", "cuda:²", "cuda:-1", "cuda:", "cpu:0", "GPU-5d5ba0d6"])
+@pytest.mark.parametrize("name", ["mps:0", "cuda:01", "cuda:²", "cuda:-1", "cuda:", "cpu:0", "GPU-5d5ba0d6"])
 def test_what_torch_does_not_read_as_a_device_is_refused(name):
-    with pytest.raises(ValueError, match="trainer.device must be auto, cpu, cuda or cuda:N, got"):
+    with pytest.raises(ValueError, match="trainer.device must be auto, cpu, mps, cuda or cuda:N, got"):
         TrainerSettings(device=name)
