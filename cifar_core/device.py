@@ -13,9 +13,8 @@ def beside(images: Tensor, values: Tensor, dtype: torch.dtype | None = None) -> 
         return values.to(dtype)
     if dtype.itemsize <= values.dtype.itemsize:
         values = values.to(dtype)  # fewer bytes go up
-    on_cuda = (
-        images.device.type == "cuda"
-    )  # mps reads memory that is gone: github.com/pytorch/pytorch/issues/189690
+    # Not on mps, which reads memory that is gone: github.com/pytorch/pytorch/issues/189690
+    on_cuda = images.device.type == "cuda"
     if on_cuda:
         values = values.contiguous().pin_memory()  # from other memory, or with gaps, a copy waits
     return values.to(images.device, non_blocking=on_cuda).to(dtype)

@@ -98,7 +98,7 @@ def page(asked: dict[str, str], failure: str) -> str:
         "pinned": len(pinned),
         "asked": len(asked),
         "found": sum(ids != "none" for ids in asked.values()),
-        "failure": f" The first that came not: {failure}." if failure else "",
+        "failure": f" Of the first one without: {failure}." if failure else "",
     }
     lines = [HEAD.format(**facts).rstrip("\n"), *rows, TAIL.format(**facts).rstrip("\n"), "", *noted(pinned)]
     return "\n".join(lines) + "\n"
