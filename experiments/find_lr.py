@@ -10,6 +10,7 @@ from experiments import cli
 from experiments.cli import exit_codes, signals, user_mistakes
 from experiments.config.arguments import check_tool
 from experiments.config.compose import compose
+from experiments.runs.beginning import check_pictures
 
 
 def main() -> None:
@@ -26,14 +27,14 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("lr.png"), metavar="FILE", help="default lr.png")
     arguments = parser.parse_intermixed_args()
-    from experiments.tools.lr_search import Search, find_lr
-
-    search = Search(arguments.start, arguments.end, arguments.steps, arguments.diverge)
     with exit_codes():
         signals.catch()
         with user_mistakes():
             check_tool(arguments.overrides)
-            cfg = compose(arguments.overrides)
+            cfg = compose(arguments.overrides, first=lambda cfg, _: check_pictures(cfg))
+        from experiments.tools.lr_search import Search, find_lr
+
+        search = Search(arguments.start, arguments.end, arguments.steps, arguments.diverge)
         print("\n".join(find_lr(cfg, search, arguments.out)))
 
 

@@ -31,6 +31,7 @@ from experiments.config.effects import refuse_single
 from experiments.config.explain import explain
 from experiments.config.renamed import renew_config
 from experiments.files import CONF
+from experiments.runs.beginning import begin
 from experiments.runs.names import run_name
 from experiments.sweep.first import first_point, told_to_sweeper
 
@@ -46,7 +47,9 @@ def _task(cfg: DictConfig) -> float:
     name, folder = run_name(overrides, choices, cfg.seed), Path(runtime.runtime.output_dir)
     with exit_codes():
         began = command("run", *overrides) if many else ""
-        return run(cfg, folder, overrides=overrides, name=name, command=began, choices=choices)
+        return run(
+            cfg, folder, overrides=overrides, name=name, command=began, choices=choices, begun=not many
+        )
 
 
 def main() -> None:
@@ -64,17 +67,9 @@ def main() -> None:
                 args.overrides, config_name=args.config_name or "config", config_dir=args.config_dir
             )
         shows = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
-        if not shows and not args.multirun:
-            with user_mistakes():
-                refuse_single(args.overrides)
-                compose(
-                    args.overrides,
-                    config_name=args.config_name or "config",
-                    config_dir=args.config_dir,
-                    single=True,
-                )
+        folder = [] if shows or args.multirun else [_begun(args)]
         _have_hydra_raise()
-        sys.argv[1:] = args.words
+        sys.argv[1:] = [*args.words, *folder]
         first = _first_point(args) if args.multirun and not shows else {}
         try:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_task)()
@@ -95,6 +90,26 @@ def script() -> None:
     if not sys.flags.safe_path:
         sys.path[0] = os.getcwd()
     main()
+
+
+def _begun(args: Namespace) -> str:
+    """Check a single run and say its first line; return the word that has Hydra make that folder."""
+    places = []
+
+    def first(cfg: DictConfig, folder: Path) -> None:
+        begin(cfg, folder)
+        places.append(folder)
+
+    with user_mistakes():
+        refuse_single(args.overrides)
+        compose(
+            args.overrides,
+            config_name=args.config_name or "config",
+            config_dir=args.config_dir,
+            single=True,
+            first=first,
+        )
+    return f"hydra.run.dir={words.quoted(str(places[0]))}"
 
 
 def _have_hydra_raise() -> None:
@@ -125,6 +140,7 @@ def _resume(args: Namespace) -> None:
         if args.cfg:
             print(OmegaConf.to_yaml(compose_saved(folder, args.overrides), resolve=args.resolve), end="")
             return
+        compose_saved(folder, [word for word in args.overrides if not words.is_place(word)], first=begin)
     from experiments.runs.story import resume
 
     resume(folder, args.overrides)

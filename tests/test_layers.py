@@ -30,7 +30,6 @@ ROOMS: dict[str, set[str]] = {
 # What is imported late in cifar_core: module, import, reason.
 LATE = {
     ("cifar_core.files", "fcntl"): "absent on Windows",
-    ("cifar_core.data.sources", "sklearn.datasets.load_digits"): "takes a second, for one source",
     ("cifar_core.explain.statistics", "scipy.special.stdtrit"): "a fifth of a second, for a comparison",
     ("cifar_core.explain.statistics", "scipy.special.betainc"): "the same",
     ("cifar_core.models.timm_bridge", "timm"): "an optional package",

@@ -1,7 +1,9 @@
 """The CIFAR archives: find or download, verify, and only then decode them."""
 
+import errno
 import hashlib
 import logging
+import os
 import pickle
 import queue
 import tarfile
@@ -22,6 +24,7 @@ from cifar_core.data.cache import Decoded, FileStamp, Pictures, alone_in
 
 ANSWER_SECONDS = 3.5  # for a mirror to answer, name lookup included; with three mirrors 10.5 s in all
 STALL_SECONDS = 15  # without a byte
+TRAINING = 50_000  # pictures to train on, in each of the archives
 
 log = logging.getLogger(__name__)
 
@@ -95,10 +98,9 @@ def locate(archive: Archive, root: Path, *, download: bool) -> Path:
 
     What was there already is not verified yet. Raises `FileNotFoundError` naming the ways out.
     """
-    path, unpacked = root / archive.file, root / archive.folder
-    for candidate in (path, unpacked):
-        if candidate.exists():
-            return candidate
+    if there := _there(archive, root):
+        return there
+    path = root / archive.file
     reason = fetch(archive, path) if download else "data.download is false"
     if reason:
         raise FileNotFoundError(
@@ -106,6 +108,27 @@ def locate(archive: Archive, root: Path, *, download: bool) -> Path:
             " data=folder data.root=<folder with train/<class>/*.png> or data=digits (nothing to download)"
         )
     return path
+
+
+def check_present(archive: Archive, root: Path, *, download: bool) -> None:
+    """Raise what `locate` and `stamps` would, but for what only a download would show."""
+    if path := _there(archive, root):
+        stamps(archive, path)
+    elif not download:
+        locate(archive, root, download=False)
+    else:
+        nearest = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+        if not nearest.is_dir():
+            raise _unusable(root, os.strerror(errno.ENOTDIR))
+
+
+def _there(archive: Archive, root: Path) -> Path | None:
+    """Return the archive in `root` or the folder it was unpacked to; None where both are absent."""
+    return next((path for name in (archive.file, archive.folder) if (path := root / name).exists()), None)
+
+
+def _unusable(root: Path, reason: object) -> OSError:
+    return OSError(f"data.root must be a folder that can be written and has room, got {root}: {reason}")
 
 
 def stamps(archive: Archive, path: Path) -> list[FileStamp]:
@@ -195,10 +218,7 @@ def fetch(archive: Archive, path: Path) -> str:
         with alone_in(path.parent):
             return "" if path.exists() else _fetch(archive, path)
     except OSError as error:
-        reason = error.strerror or error
-        raise OSError(
-            f"data.root must be a folder that can be written and has room, got {path.parent}: {reason}"
-        ) from error
+        raise _unusable(path.parent, error.strerror or error) from error
 
 
 def _fetch(archive: Archive, path: Path) -> str:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -66,22 +67,9 @@ def scan(root: Path, *, judge: bool = False) -> Folder:
     Raises `FileNotFoundError` for an absent root or one without pictures, `ValueError` for folders that do
     not make sense; both name the path.
     """
-    if not root.is_dir():
-        raise FileNotFoundError(f"data.root must be a folder of class folders with pictures, got {root}")
-    found = layout.find(root, judge=judge)
+    found, folders = class_folders(root, judge=judge)
+    classes = tuple(sorted(next(iter(folders.values()))))
     passed: Counter[str] = Counter()
-    folders = {
-        split: _classes(path)
-        for split, path in (("train", found.train), ("val", found.val), ("test", found.test))
-        if path is not None
-    }
-    first = next(iter(folders))
-    classes = tuple(sorted(folders[first]))
-    least = 1 if judge and first == "test" else 2
-    if len(classes) < least:
-        raise ValueError(_too_few(getattr(found, first), classes, least, found.train == root))
-    for split in folders.keys() - {first}:
-        _check_known(getattr(found, split), folders[split], getattr(found, first), classes)
     notes: list[str] = []
     splits = {split: _list_split(root, some, classes, passed) for split, some in folders.items()}
     for split, listing in splits.items():
@@ -107,6 +95,42 @@ def scan(root: Path, *, judge: bool = False) -> Folder:
         dict(passed),
         (*_layout_notes(root, found), *notes, *_passed_note(passed)),
     )
+
+
+def class_folders(root: Path, *, judge: bool = False) -> tuple[layout.Layout, dict[str, dict[str, Path]]]:
+    """Return the layout of `root` and {split: {class: its folder}}; the first split sets the classes.
+
+    No picture is looked for; raises what `scan` does for folders alone.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"data.root must be a folder of class folders with pictures, got {root}")
+    found = layout.find(root, judge=judge)
+    folders = {
+        split: _classes(path)
+        for split, path in (("train", found.train), ("val", found.val), ("test", found.test))
+        if path is not None
+    }
+    first = next(iter(folders))
+    classes = tuple(sorted(folders[first]))
+    least = 1 if judge and first == "test" else 2
+    if len(classes) < least:
+        raise ValueError(_too_few(getattr(found, first), classes, least, found.train == root))
+    for split in folders.keys() - {first}:
+        _check_known(getattr(found, split), folders[split], getattr(found, first), classes)
+    return found, folders
+
+
+def count(root: Path, *, most: int) -> dict[str, int] | None:
+    """Return the number of pictures by split, None where there are `most` of them or more."""
+    above, folders = _above(root.resolve()), class_folders(root)[1]
+    splits = (
+        split
+        for split, named in folders.items()
+        for path in named.values()
+        for _ in _pictures(path, "", Counter(), above)
+    )
+    counts = Counter(islice(splits, most))
+    return None if counts.total() == most else {split: counts[split] for split in folders}
 
 
 def pictures_below(folder: Path) -> tuple[list[Path], dict[str, int]]:

@@ -42,6 +42,11 @@ def _share_or_count(key: str, got: float) -> None:
     law(got >= 0 and (got < 1 or whole), key, "0, a share below 1, or a whole number of pictures", got)
 
 
+def split_count(size: float, count: int) -> int:
+    """Return how many of `count` pictures a split of `size`, a share below 1 or a number, takes."""
+    return max(1, round(size * count)) if 0 < size < 1 else int(size)
+
+
 @dataclass(init=False, kw_only=True)
 class DataSettings:
     """Which pictures, how they are split and how they are normalised.

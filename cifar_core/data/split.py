@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cifar_core.data.settings import split_count
+
 
 @dataclass(frozen=True)
 class Split:
@@ -81,7 +83,7 @@ def split_off(labels: np.ndarray, size: float, seed: int, *, key: str) -> tuple[
     or down: by largest remainders, or by lot where `is_drawn` says so, but never its last picture. The split
     depends on labels, size and seed alone. Raises `ValueError` naming `key` where it leaves a class empty.
     """
-    taken, counts = _taken(size, len(labels)), np.bincount(labels)
+    taken, counts = split_count(size, len(labels)), np.bincount(labels)
     if taken > len(labels) - np.count_nonzero(counts):
         raise ValueError(
             f"{key} must leave every class a picture to train on, got {size:g} of {len(labels)} pictures"
@@ -104,12 +106,8 @@ def is_drawn(labels: np.ndarray, size: float) -> bool:
 
     Then a lot decides which of such classes give one: largest remainders would always take the first.
     """
-    counts, taken = np.bincount(labels), _taken(size, len(labels))
+    counts, taken = np.bincount(labels), split_count(size, len(labels))
     return taken > 0 and bool(np.any((counts > 0) & (taken * counts < len(labels))))
-
-
-def _taken(size: float, count: int) -> int:
-    return max(1, round(size * count)) if 0 < size < 1 else int(size)
 
 
 def _largest_remainders(counts: np.ndarray, taken: int) -> np.ndarray | None:

@@ -89,7 +89,9 @@ def set_up(settings: TrainerSettings) -> Numerics:
     on_gpu = chosen.device.type == "cuda"
     if on_gpu and settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
-    torch.use_deterministic_algorithms(on_gpu and settings.deterministic)
+    deterministic = on_gpu and settings.deterministic
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # to set it imports torch's compiler
+        torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = on_gpu and not settings.deterministic
     if chosen.device.index is not None:
         torch.cuda.set_device(chosen.device)

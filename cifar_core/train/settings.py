@@ -53,3 +53,17 @@ class TrainerSettings:
         numbered = device == "cuda" and number.isdecimal() and number == str(int(number))
         known = numbered or self.device in ("auto", "cpu", "mps", "cuda")
         law(known, "trainer.device", "auto, cpu, mps, cuda or cuda:N", self.device)
+
+
+def check_batch(settings: TrainerSettings, images: int) -> None:
+    """Raise ValueError, with words to paste, unless ``images`` to train on fill the batches of one step."""
+    batch, accumulate = settings.batch_size, settings.accumulate
+    if batch * accumulate <= images:
+        return
+    law, got = "trainer.batch_size", f"{batch}"
+    if accumulate > 1:
+        law, got = f"{law} * trainer.accumulate", f"{batch} * {accumulate}"
+    words = [] if accumulate <= images else ["trainer.accumulate=1"]
+    fitting = images if words else images // accumulate
+    words.insert(0, f"trainer.batch_size={1 << (fitting.bit_length() - 1)}")
+    raise ValueError(f"{law} must be at most the {images:,} training pictures, got {got}: {' '.join(words)}")

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from cifar_core.train.average import Average
 from cifar_core.train.numerics import Numerics
 from cifar_core.train.optim import for_here, start_momentum
-from cifar_core.train.settings import TrainerSettings
+from cifar_core.train.settings import TrainerSettings, check_batch
 
 
 @dataclass
@@ -83,10 +83,5 @@ def start(
 
 def steps_per_epoch(images: int, settings: TrainerSettings) -> int:
     """Return the optimizer steps of an epoch over ``images`` pictures; the incomplete last one is dropped."""
-    together = settings.batch_size * settings.accumulate
-    if together > images:
-        raise ValueError(
-            f"trainer.batch_size * trainer.accumulate must be at most the training set, {images} pictures, "
-            f"got {settings.batch_size} * {settings.accumulate}"
-        )
-    return images // together
+    check_batch(settings, images)
+    return images // (settings.batch_size * settings.accumulate)

@@ -21,6 +21,7 @@ from cifar_core.data.sources import load_data
 from cifar_core.data.split import Data
 from cifar_core.explain import cams
 from cifar_core.train import checkpoint
+from cifar_core.train.eager import spare_compiler
 from cifar_core.train.loop import Mix
 from cifar_core.train.numerics import set_up
 from cifar_core.train.optim import quick
@@ -158,6 +159,7 @@ def optimizer(cfg: DictConfig, named_parameters: Iterable[tuple[str, nn.Paramete
 
     With `decay_norm_bias` false, parameters of fewer than two axes get a group without weight decay.
     """
+    spare_compiler()
     pairs: list[Any] = [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad]
     device = next((parameter.device for _, parameter in pairs), torch.device("cpu"))
     if not cfg.optimizer.get("decay_norm_bias", True):

@@ -1,6 +1,6 @@
 """The verdict on a configuration, before anything starts."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -14,10 +14,11 @@ from experiments.config.values import ours, settings, with_constants
 SOME_CONSTANTS = ([127.5] * 3, [63.75] * 3)  # until `auto` is measured, for what reads them as ${data.mean}
 
 
-def check(cfg: DictConfig, words: Iterable[str] = ()) -> None:
+def check(cfg: DictConfig, words: Iterable[str] = (), *, first: Callable[[], object] | None = None) -> None:
     """Raise ValueError unless every key is known, every value lawful and every target callable as given.
 
-    Of the command line's ``words`` each must do something.
+    Of the command line's ``words`` each must do something. ``first`` is called once the values are right,
+    before torch is imported for the rest.
     """
     try:
         check_resolvers(cfg)
@@ -25,6 +26,8 @@ def check(cfg: DictConfig, words: Iterable[str] = ()) -> None:
         check_protocol(cfg)
         values: Any = OmegaConf.to_container(ours(cfg), resolve=True, throw_on_missing=True)
         effects.refuse(values, words)
+        if first:
+            first()
         from experiments.config import targets  # imports torch, so only when the values are right
 
         targets.check(with_constants(cfg, *SOME_CONSTANTS))

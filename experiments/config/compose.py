@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -29,6 +29,8 @@ from experiments.config.values import check_words, ours, plain
 from experiments.files import CONF, check_links, flatten
 from experiments.tracking.uri import refuse_password
 
+First = Callable[[DictConfig, Path], None]  # gets a configuration and its run folder
+
 ALLOWED = "security.allowed_targets"
 _conf = ContextVar("conf", default=CONF)  # the folder that is composed from
 
@@ -50,15 +52,22 @@ def compose(
     config_dir: str | None = None,
     in_sweep: bool = False,
     single: bool = False,
+    first: First | None = None,
 ) -> DictConfig:
     """Compose conf/ with ``overrides``, in Hydra's syntax, and check the result whole.
 
     ``config_dir`` is a further folder of options, as in Hydra's ``--config-dir``. Raises ValueError with one
     line that names the key, the law and what came. A point of a sweep (``in_sweep``) may have options that
-    do something at other points only; ``single`` refuses a preset that only a sweep heeds.
+    do something at other points only; ``single`` refuses a preset that only a sweep heeds. ``first`` gets
+    the configuration once its values are right, before torch is imported to check the code it names.
     """
     return compose_chosen(
-        overrides, config_name=config_name, config_dir=config_dir, in_sweep=in_sweep, single=single
+        overrides,
+        config_name=config_name,
+        config_dir=config_dir,
+        in_sweep=in_sweep,
+        single=single,
+        first=first,
     )[0]
 
 
@@ -69,20 +78,21 @@ def compose_chosen(
     config_dir: str | None = None,
     in_sweep: bool = False,
     single: bool = False,
+    first: First | None = None,
 ) -> tuple[DictConfig, dict[str, str]]:
     """Return what `compose` does and the option chosen of each group, which the values do not tell."""
     cfg = _compose(_conf.get(), config_name, [*_searched(config_dir), *overrides], hydra_too=True)
     if single:
         _check_single(cfg, overrides)
     _fill_in(cfg)
-    chosen = options(cfg.hydra)
+    chosen, folder = options(cfg.hydra), _run_dir(cfg)
     with open_dict(cfg):
         del cfg["hydra"]
     check_words(overrides)
     check_unread(cfg)
     renew_config(cfg, tell=True)
     refuse_password(OmegaConf.select(cfg, "tracking.uri", throw_on_resolution_failure=False))
-    check(cfg, () if in_sweep else overrides)
+    check(cfg, () if in_sweep else overrides, first=functools.partial(first, cfg, folder) if first else None)
     return cfg, chosen
 
 
@@ -114,8 +124,8 @@ def _searched(config_dir: str | None) -> list[str]:
     return [f"hydra.searchpath=[{words.quoted(f'file://{Path(config_dir).resolve()}')}]"]
 
 
-def compose_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
-    """Return the configuration saved in a run folder, changed by ``overrides`` and checked.
+def compose_saved(folder: Path, overrides: Sequence[str], *, first: First | None = None) -> DictConfig:
+    """Return the configuration saved in a run folder, changed by ``overrides`` and checked as `compose` does.
 
     The folder may be a stranger's: it is read as values only, and what it says of `security` is not believed.
     Raises FileNotFoundError where ``folder`` holds no run, ValueError as `compose` does.
@@ -135,7 +145,7 @@ def compose_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
         raise ValueError(explain(error)) from error
     if any(word.lstrip("+").startswith("tracking") for word in overrides):  # a saved one is there already
         refuse_password(OmegaConf.select(cfg, "tracking.uri", throw_on_resolution_failure=False))
-    check(cfg, overrides)
+    check(cfg, overrides, first=functools.partial(first, cfg, folder) if first else None)
     return cfg
 
 
@@ -251,11 +261,23 @@ def _fill_in(cfg: DictConfig) -> None:
     keys = [key for key, text in flatten(written).items() if "${hydra:" in text]
     if not keys:
         return
+    with _read_by_hydra(cfg):
+        for key in keys:
+            OmegaConf.update(cfg, key, OmegaConf.select(cfg, key))
+
+
+def _run_dir(cfg: DictConfig) -> Path:
+    with _read_by_hydra(cfg):
+        return Path(cfg.hydra.run.dir)
+
+
+@contextmanager
+def _read_by_hydra(cfg: DictConfig) -> Iterator[None]:
+    """Have `${hydra:...}` read of Hydra's own part of ``cfg``."""
     outer, HydraConfig.instance().cfg = HydraConfig.instance().cfg, None
     HydraConfig.instance().set_config(cfg)
     try:
-        for key in keys:
-            OmegaConf.update(cfg, key, OmegaConf.select(cfg, key))
+        yield
     except OmegaConfBaseException as error:
         raise ValueError(explain(error)) from error
     finally:

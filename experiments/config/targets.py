@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch.overrides import TorchFunctionMode
 
 from experiments.cli import one_line
 from experiments.config import build
@@ -101,10 +102,19 @@ def _rehearse_model(text: str, allowed_targets: tuple[str, ...]) -> None:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", message="Initializing zero-element tensors")
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), _Unfilled():
                 build.model(cfg, num_classes=num_classes)
         except ValueError:  # of a mistake, or because not every network can be built like that
             build.model(cfg, num_classes=num_classes)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves weights without memory as they are, for which torch imports its compiler else, 2 s."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return args[0] if func is torch.Tensor.normal_ else func(*args, **(kwargs or {}))
 
 
 def _rehearse_mix(cfg: DictConfig) -> None:

@@ -52,6 +52,11 @@ def quoted(text: str) -> str:
     return QuotedString(OPENING.sub(_escaped, text), Quote.double).with_quotes()
 
 
+def is_place(word: str) -> bool:
+    """Tell whether a word says where a run folder is to lie."""
+    return word.startswith("hydra.run.dir=")
+
+
 def pasted(*words: str) -> str:
     """Return words as a shell takes them."""
     return shlex.join(words)

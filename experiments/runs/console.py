@@ -22,15 +22,13 @@ UNEVEN = 0.01  # from here on balanced accuracy is worth a line of its own
 SHOWN = ("report.html", "contact_sheet.png", "curves.png", "misclassified.csv")  # of the analysis folder
 
 
-def opening(cfg: DictConfig, folder: RunFolder, state: TrainState, data: Data) -> list[str]:
-    """Return lines on folder, data, model and device."""
+def opening(state: TrainState, data: Data) -> list[str]:
+    """Return lines on data, model and device, as far as the first line of the run has not told."""
     parameters = sum(p.numel() for p in state.model.parameters())
-    name = " ".join([cfg.model._target_.rpartition(".")[2], *filter(None, [cfg.model.get("name")])])
     sizes = " / ".join(f"{len(getattr(data, split)):,} {split}" for split in ("train", "val", "test"))
     return [
-        f"run folder  {folder.path}",
-        f"data        {data.source}: {sizes}, {data.num_classes} classes",
-        f"model       {name}, {parameters:,} parameters",
+        f"data        {sizes}, {data.num_classes} classes",
+        f"model       {parameters:,} parameters",
         f"device      {state.numerics}",
     ]
 

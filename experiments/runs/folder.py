@@ -93,9 +93,8 @@ class RunFolder:
         """Send the log to run.log and, as bare lines, to the screen."""
         screen = logging.StreamHandler(sys.stderr)
         screen.setFormatter(logging.Formatter("%(message)s"))
-        screen.addFilter(
-            lambda record: record.levelno < logging.ERROR
-        )  # errors are the command line's to tell
+        screen.addFilter(lambda record: record.levelno < logging.ERROR)  # those the command line tells
+        screen.addFilter(lambda record: not getattr(record, "told", False))
         file = logging.FileHandler(self.path / "run.log", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         root = logging.getLogger()

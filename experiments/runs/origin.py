@@ -59,7 +59,7 @@ def longer(path: Path, cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictC
 
 def _place(old: Path, epochs: int, overrides: Sequence[str]) -> RunFolder:
     """Return the new run's folder: hydra.run.dir where it is given, else beside today's runs."""
-    given = [word for word in overrides if is_place(word)]
+    given = [word for word in overrides if words.is_place(word)]
     if given:
         text: Any = OmegaConf.to_container(OmegaConf.create([words.value(given[-1])]), resolve=True)
         path = Path(str(text[0])).resolve()
@@ -72,16 +72,11 @@ def _place(old: Path, epochs: int, overrides: Sequence[str]) -> RunFolder:
     return RunFolder(path)
 
 
-def is_place(word: str) -> bool:
-    """Tell whether a word says where a run folder is to lie."""
-    return word.startswith("hydra.run.dir=")
-
-
 def requested(old: Path, overrides: Sequence[str]) -> list[str]:
     """Return what was asked for in all: the overrides of the finished run and those of its extension."""
     before = old / "overrides.yaml"
     asked = yaml.safe_load(before.read_text(encoding="utf-8")) or [] if before.exists() else []
-    return [*asked, *(word for word in overrides if not is_place(word))]
+    return [*asked, *(word for word in overrides if not words.is_place(word))]
 
 
 def begin(state: TrainState, origin: Origin, checkpoints: Checkpoints) -> None:

@@ -26,15 +26,17 @@ from experiments.config import build
 from experiments.config.compose import compose_saved
 from experiments.config.mirrors import mirrored_signs
 from experiments.config.values import plain, settings, with_constants
+from experiments.config.words import is_place
 from experiments.files import read_json
 from experiments.runs import console
+from experiments.runs.beginning import first_line
 from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.environment import environment, gpu
 from experiments.runs.explain import explain
 from experiments.runs.folder import RunFolder
 from experiments.runs.job import Job, set_up
 from experiments.runs.names import longer_name, without_seed
-from experiments.runs.origin import is_place, longer, requested
+from experiments.runs.origin import longer, requested
 from experiments.runs.params import NO_CHOICES, params
 from experiments.runs.result import ANALYSING, Result, recorded
 from experiments.tracking.tracker import Tracker
@@ -50,15 +52,17 @@ def run(
     name: str = "",
     command: str = "",
     choices: Mapping[str, str] = NO_CHOICES,
+    begun: bool = False,
 ) -> float:
     """Train, test and explain one configuration in ``out_dir``; return the best validation accuracy.
 
     Without a validation split (`data.val_size=0`) that is the last test accuracy. An unfinished run of the
     same configuration goes on from its last checkpoint; a finished one stays as it is. ``name`` is what the
     run is called, ``command`` what repeats it where that is not this process's own, ``choices`` the option
-    of each group. Sets torch's global seed, thread count and matrix precision. Raises UserError where
-    configuration, data and folder do not fit together; a folder that was empty is then removed again. What
-    ends an unfinished run carries, as a note, the line that takes it up.
+    of each group; where it has ``begun``, its first line was said. Sets torch's global seed, thread count and
+    matrix precision. Raises UserError where configuration, data and folder do not fit together; a folder that
+    was empty is then removed again. What ends an unfinished run carries, as a note, the line that takes it
+    up.
     """
     folder, cfg = RunFolder(out_dir), with_constants(cfg)
     with user_mistakes():
@@ -72,6 +76,7 @@ def run(
             return earlier.value or 0.0
         with user_mistakes():
             folder.claim(plain(with_constants(cfg, *folder.constants)), overrides)
+        log.info(first_line(cfg, folder.path), extra={"told": begun})
         try:
             with recorded(folder.path) as result, memory_explained(TRAINING), _options_explained():
                 given = {"name": name or folder.path.name, "command_line": command, "choices": dict(choices)}
@@ -99,7 +104,7 @@ def resume(folder: Path, overrides: Sequence[str]) -> float:
                 "hydra.run.dir is for a finished run that is trained longer: resume= names the folder"
             )
     if new is None:
-        return run(cfg, folder)
+        return run(cfg, folder, begun=True)
     name, choices = longer_name(folder, overrides), read_json(folder / "environment.json").get("choices", {})
     return run(new[0], new[1].path, overrides=requested(folder, overrides), name=name, choices=choices)
 
@@ -161,7 +166,7 @@ def _run(
 
 def _describe(job: Job, given: dict[str, Any]) -> None:
     """Show what the run is made of; write environment.json with what its beginning was ``given``."""
-    for line in console.opening(job.cfg, job.folder, job.state, job.data):
+    for line in console.opening(job.state, job.data):
         log.info(line)
     if note := mirrored_signs(job.values, job.data.source, job.data.classes):
         log.warning("note: %s", note)

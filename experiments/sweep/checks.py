@@ -35,7 +35,7 @@ def check_space(
     """Raise ValueError, naming the point, if any point of the space is not in order or cannot be judged.
 
     Of an interval both ends are checked. Every trial checks its own point once more when it starts. ``see``
-    gets each configuration that is in order; it changes afterwards.
+    gets each configuration that is in order, and may refuse it; it changes afterwards.
     """
     composed = Composed(space, files)
     checked = set()
@@ -54,6 +54,8 @@ def check_space(
             cfg = composed.at(point)
             check(cfg)
             _check_judged(cfg, options)
+            if see is not None:
+                see(cfg)
         except ValueError as error:
             raise ValueError(f"{error} (at point {overrides})" if overrides else str(error)) from error
         validated.setdefault(cfg.data.val_size > 0, overrides)
@@ -64,8 +66,6 @@ def check_space(
                 f"but not at {validated[True]}"
             )
         everywhere.look(plain(cfg), space.overrides(point))
-        if see is not None:
-            see(cfg)
     everywhere.refuse()
 
 

@@ -5,8 +5,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from cifar_core.data.present import training_pictures
+from cifar_core.data.settings import DataSettings
 from cifar_core.data.sources import load_data
 from cifar_core.train.numerics import set_up
+from cifar_core.train.settings import check_batch
 from experiments.config import build
 from experiments.config.values import Settings, ours, settings
 
@@ -18,11 +21,16 @@ class Needs:
         self._pictures: dict[str, Settings] = {}
         self._machines: dict[str, Settings] = {}
         self._weights: dict[str, tuple[str, DictConfig]] = {}  # the key of the pictures, a configuration
+        self._counts: dict[str, int | None] = {}  # of training pictures, where known, by the same key
 
     def add(self, cfg: DictConfig) -> None:
-        """Note what ``cfg``, which has been checked, needs."""
+        """Note what a checked ``cfg`` needs; raise ValueError where its batches are above its pictures."""
         options = settings(cfg)
         pictures = _key(vars(options.data))
+        if pictures not in self._counts:
+            self._counts[pictures] = _count(options.data)
+        if images := self._counts[pictures]:
+            check_batch(options.trainer, images)
         self._pictures.setdefault(pictures, options)
         self._machines.setdefault(_key([options.trainer.device, options.trainer.precision]), options)
         if cfg.model.get("weights"):
@@ -53,6 +61,13 @@ class Needs:
             except OSError:
                 if not elsewhere:
                     raise
+
+
+def _count(data: DataSettings) -> int | None:
+    try:
+        return training_pictures(data)
+    except (OSError, ValueError):  # what is wrong with a folder is told where it is read
+        return None
 
 
 def _key(values: Any) -> str:

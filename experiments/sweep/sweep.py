@@ -11,6 +11,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.utils import get_object
 from omegaconf import DictConfig
 
+from cifar_core.data.present import check_present
 from cifar_core.processes import cores
 from experiments.cli import this_command, user_mistakes
 from experiments.config.renamed import renew_config
@@ -54,6 +55,10 @@ def sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, *, co
 def _sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, now: Files, scratch: Path) -> int:
     with user_mistakes():
         space, options, name, home = _asked(arguments, cfg, loader)
+        if (
+            options.backend == "local" and not home.is_begun
+        ):  # before the server takes seconds to import torch
+            check_present(settings(cfg).data)
         tracked = records(cfg)
         server = Server(tracked=tracked)
         extra = [f"sweep.name={name}", *(["trainer.test=false"] if options.test in ("best", "none") else [])]

@@ -14,8 +14,6 @@ os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 import matplotlib.pyplot  # noqa: E402, F401
 import optuna.importance  # noqa: E402, F401
 import scipy.stats  # noqa: E402, F401
-import sklearn.datasets  # noqa: E402, F401
-import torch._dynamo  # noqa: E402, F401 - else the first optimizer does, 1.7 s
 
 import cifar_core  # noqa: E402
 import experiments  # noqa: E402

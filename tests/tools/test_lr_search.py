@@ -100,7 +100,7 @@ def test_an_lr_left_to_the_class_is_added():
     [
         (Search(1.0, 0.1, 60, 4.0), [], "0 < start < end"),
         (Search(1e-6, 1.0, 5, 4.0), [], "steps above 20, got 5"),
-        (FAST, ["trainer.batch_size=5000"], "at most the training set"),
+        (FAST, ["trainer.batch_size=5000"], "trainer.batch_size=1024"),
     ],
 )
 def test_mistakes(search: Search, overrides: list[str], message: str, tmp_path: Path):

@@ -142,5 +142,5 @@ def test_a_setting_without_effect_is_refused_at_the_call(name):
 def test_a_wrong_setting_is_refused_at_the_call():
     with pytest.raises(ValueError, match="trainer.epochs must be at least 1, got 0"):
         fit(net(), DATA, epochs=0)
-    with pytest.raises(ValueError, match="at most the training set, 50 pictures, got 128"):
+    with pytest.raises(ValueError, match="at most the 50 training pictures, got 128: trainer.batch_size=32"):
         fit(net(), DATA, device="cpu")

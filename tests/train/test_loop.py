@@ -442,7 +442,9 @@ def test_training_flag_is_kept(data):
 
 
 def test_batch_larger_than_the_data_is_refused(data):
-    with pytest.raises(ValueError, match=r"at most the training set, 50 pictures, got 32 \* 2"):
+    with pytest.raises(
+        ValueError, match=r"at most the 50 training pictures, got 32 \* 2: trainer.batch_size=16"
+    ):
         state_module.steps_per_epoch(50, dataclasses.replace(SETTINGS, batch_size=32, accumulate=2))
 
 
