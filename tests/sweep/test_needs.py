@@ -57,7 +57,7 @@ def test_what_is_not_there_is_found_before_the_first_trial(
         Path(name).write_text("no checkpoint")
     tiny = list(TINY)
     if words[0].startswith("data="):
-        tiny = [part for part in TINY if "data." not in part] + ["data.cache=cache"]
+        tiny = [part for part in TINY if "data." not in part] + ["data.cache=cache", "trainer.batch_size=4"]
     space = space_of(*tiny, *words, "optimizer.lr=0.1,0.2", "seed=0,1")
     with pytest.raises(kind, match=told):
         check_points(space, GRID, FILES)
@@ -67,7 +67,7 @@ def test_pictures_are_decoded_once_before_the_first_trial(tmp_path: Path, monkey
     decoded, decode = [], folder.decode
     monkeypatch.setattr(folder, "decode", lambda *args: decoded.append(args) or decode(*args))
     words = [f"data.root={pictures(tmp_path / 'here')}", f"data.cache={tmp_path / 'cache'}"]
-    tiny = [part for part in TINY if "data." not in part]
+    tiny = [part for part in TINY if "data." not in part] + ["trainer.batch_size=4"]
     space = space_of(*tiny, "data=folder", *words, "optimizer.lr=0.1,0.2", "seed=0,1", "data.val_size=4,6")
     check_points(space, GRID, FILES)
     assert len(decoded) == 1
