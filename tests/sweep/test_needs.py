@@ -1,5 +1,6 @@
 """What all points of a sweep need is looked for once, before the first trial."""
 
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,7 @@ def test_an_error_of_a_job_keeps_its_kind_and_a_defect_its_traceback(
     monkeypatch.setattr(server, "work", lambda *_, **__: broken())
     monkeypatch.setattr(server.os, "setsid", lambda: None)
     monkeypatch.setattr(server.signal, "signal", lambda *_: None)
-    ours, theirs = server.multiprocessing.Pipe(duplex=False)
+    ours, theirs = multiprocessing.Pipe(duplex=False)
     server._answer(theirs, "gpu_names", (), {})
     _, sent = ours.recv()
     assert type(sent) is kind
