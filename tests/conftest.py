@@ -24,7 +24,7 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 SLOW_FIXTURES = {"cli", "sweep", "browser"}  # what asks for one of them is slow without a mark
 STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "multiprocessing"}
-ALLOWED = {"git", "uname", "lscpu", "nvidia-smi", "mount", "umount", "true"}  # end at once
+ALLOWED = {"git", "uname", "lscpu", "nvidia-smi", "fc-list", "mount", "umount", "true"}  # end at once
 LONGEST = (  # begin first, so that no worker is left alone with them
     *("sweep/test_slurm.py", "sweep/test_search.py", "sweep/test_kills.py", "runs/test_story.py"),
     *("test_legacy.py", "test_readme.py", "test_gpu_benchmark.py", "sweep/test_trials.py"),
