@@ -2,28 +2,34 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 from torch import Tensor
 
 from cifar_core.report.heat import inferno
 from cifar_core.report.lettering import Font, font, shorten
 
-TILE = 128  # largest side of a picture on a sheet, pixels
+TILE = 96  # largest side of a picture on a sheet, pixels
 FRAME = 3  # line around a picture
 GAP = 10  # between the pictures of a card
 PADDING = 12  # inside a card
 SPACING = 14  # between cards
 MARGIN = 28  # around the sheet
 LINE = 20  # height of a line of text
-WIDTH = 1400  # the sheet is filled up to here, and never narrower than MIN_WIDTH
+WIDTH = 1440  # the sheet is filled up to here, and never narrower than MIN_WIDTH
 MIN_WIDTH = 1060
 TOP = MARGIN + 98  # where the cards begin, below title, subtitle and legend
 
 PAGE, CARD, INK, FAINT, RULE = "#f2f3f5", "#ffffff", "#1b1f24", "#5a6270", "#d9dce1"
 
 TRUE, PREDICTED = "#0067a5", "#c44900"  # blue and vermilion stay apart for colour-blind readers
+
+COLORS = 256  # of a file, the most that a palette holds: a third of the bytes of all colours
+NAMED = [ImageColor.getrgb(color) for color in (PAGE, CARD, INK, FAINT, RULE, TRUE, PREDICTED)]
+KEPT = np.concatenate([NAMED, inferno(np.linspace(0, 1, 25))]).astype(np.int64)  # the same in all files
 
 Span = tuple[str, str]  # text and its colour
 
@@ -86,6 +92,16 @@ def draw_sheet(
     return sheet
 
 
+def save_sheet(sheet: Image.Image, file: Path | BinaryIO) -> None:
+    """Write a sheet as PNG in `COLORS`: those of the frame that it has, and those its pictures need most."""
+    few = sheet.resize((max(1, sheet.width // 3), max(1, sheet.height // 3)), Image.Resampling.NEAREST)
+    chosen = np.reshape(few.quantize(COLORS - len(KEPT)).getpalette() or [], (-1, 3))
+    near = (np.abs(chosen[:, None] - KEPT) < 8).all(-1).any(-1)  # for which Pillow would take either
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(np.concatenate([KEPT, chosen[~near]]).ravel().tolist())
+    sheet.quantize(palette=palette, dither=Image.Dither.NONE).save(file, "PNG", compress_level=9)
+
+
 def _card_size(card: Card) -> tuple[int, int]:
     width = sum(tile.picture.width for tile in card.tiles) + GAP * (len(card.tiles) - 1)
     height = max(tile.picture.height for tile in card.tiles)
@@ -107,7 +123,7 @@ def _draw_card(sheet: Image.Image, corner: tuple[int, int], size: tuple[int, int
     y += max(tile.picture.height for tile in card.tiles) + 8
     room = size[0] - 2 * PADDING
     _write_spans(sheet, (left + PADDING, y), room, card.headline)
-    _write(sheet, (left + PADDING, y + LINE), room, card.detail, FAINT, font(12))
+    _write(sheet, (left + PADDING, y + LINE), room, card.detail, FAINT, font(11))
 
 
 def _write(

@@ -42,7 +42,8 @@ def explain(job: Job, logits: dict[str, Tensor], tracker: Tracker, result: Resul
     for sheet in SHEETS:
         if (path := job.folder.analysis / f"{sheet}.png").exists():
             tracker.log_image(path, key=sheet, step=0)  # the same in all runs: side by side
-    for path in (job.folder.analysis, *(job.folder.path / name for name in RECORDS)):
+    analysed = [path for path in sorted(job.folder.analysis.glob("*")) if path.stem not in SHEETS]
+    for path in (*analysed, *(job.folder.path / name for name in RECORDS)):
         if path.exists():
             tracker.log_artifacts(path)
     tracker.set_note(

@@ -9,7 +9,7 @@ from torch import nn
 from cifar_core.data.split import Data, Split
 from cifar_core.files import whole
 from cifar_core.memory import out_of_memory
-from cifar_core.report.analyse import PNG_LEVEL
+from cifar_core.report.cards import save_sheet
 from cifar_core.report.settings import AnalysisSettings
 from cifar_core.report.watched import spread, watched_sheet
 from cifar_core.train.loop import EpochResult
@@ -87,7 +87,7 @@ class Watch:
         self.folder.watch.mkdir(exist_ok=True)
         path = self.folder.watch / f"epoch_{self.state.epoch:04d}.png"
         with whole(path) as file:
-            sheet.save(file, "PNG", compress_level=PNG_LEVEL)
+            save_sheet(sheet, file)
         return path
 
 

@@ -20,8 +20,19 @@ from cifar_core.explain.cams import BATCH_SIZE, evidence
 from cifar_core.explain.gradcam import cam_grids
 from cifar_core.explain.predictions import Predictions
 from cifar_core.processes import cores
-from cifar_core.report.analyse import PNG_LEVEL
-from cifar_core.report.cards import FAINT, INK, PREDICTED, RULE, TILE, TRUE, Card, Tile, draw_sheet, enlarge
+from cifar_core.report.cards import (
+    FAINT,
+    INK,
+    PREDICTED,
+    RULE,
+    TILE,
+    TRUE,
+    Card,
+    Tile,
+    draw_sheet,
+    enlarge,
+    save_sheet,
+)
 from cifar_core.report.heat import overlay
 from cifar_core.report.lettering import printable_names
 from cifar_core.report.markup import shown
@@ -186,4 +197,4 @@ def write_sheet(predictor: Predictor, path: Path, *, total: int, run: str) -> No
         empty="No picture could be read.",
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, compress_level=PNG_LEVEL)
+    save_sheet(sheet, path)

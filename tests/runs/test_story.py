@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -161,11 +162,18 @@ def test_mlflow_has_the_same_run(finished):
     assert f"test accuracy: **{test_acc:.2%}" in tags["mlflow.note.content"]
     assert (tags["protocol"], tags["run_folder"], tags["status"]) == ("validation", str(folder), "finished")
     store = Path(artifacts.removeprefix("file://"))
-    uploaded = (store / "analysis" / "contact_sheet.png").read_bytes()
-    assert uploaded == (folder / "analysis" / "contact_sheet.png").read_bytes()
     assert (store / "config.yaml").exists()
-    assert any((store / "images").glob("contact_sheet*"))
+    kept = Counter(path.read_bytes() for path in store.rglob("*") if path.is_file())
+    drawn = [*(folder / "analysis").iterdir(), *(folder / "watch").iterdir()]
+    assert [kept[path.read_bytes()] for path in drawn] == [1] * len(drawn)  # each once
+    assert any((store / "images").glob("contact_sheet*.png"))
     database.close()
+
+
+def test_a_tiny_run_takes_less_than_two_megabytes_and_so_do_its_files_in_the_store(finished):
+    folder, _ = finished
+    for place in (folder, folder.parents[2] / "mlartifacts"):
+        assert sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) < 2_000_000
 
 
 def test_sheets_are_pictures(finished):
