@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -25,7 +26,8 @@ def seconds(tree: Path) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         line = [sys.executable, "-m", "experiments.run", *WORDS, f"hydra.run.dir={folder}/run"]
         alone = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
-        with subprocess.Popen(line, cwd=tree, env=alone, stderr=subprocess.PIPE, text=True) as process:
+        pipe: Any = {"stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
+        with subprocess.Popen(line, cwd=tree, env=alone, **pipe) as process:
             assert process.stderr is not None
             times = []
             for told in process.stderr:

@@ -11,6 +11,14 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+FORMAT = 1  # of the files in docs/formats.md; one more where an earlier version would misread one of them
+
+
+def check_format(path: Path, number: object) -> None:
+    """Raise ValueError where the content of ``path`` is of a later format; one without a number is older."""
+    if isinstance(number, int) and number > FORMAT:
+        raise ValueError(f"{path} is of a newer version: format {number}, and this one reads up to {FORMAT}")
+
 
 @contextmanager
 def whole(path: Path, *, previous: Path | None = None) -> Iterator[BinaryIO]:

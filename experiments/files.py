@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from cifar_core.files import lock, whole
+from cifar_core.files import FORMAT, check_format, lock, whole
 
 _PACKED = Path(__file__).resolve().with_name("conf")  # in a wheel alone
 INSTALLED = _PACKED.is_dir()
@@ -45,8 +45,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replace the file by an indented JSON object, as `write_text` does; NaN and infinities become null."""
-    write_text(path, json.dumps(_finite(content), indent=2, default=str, allow_nan=False) + "\n")
+    """Replace the file by an indented JSON object, as `write_text` does; NaN and infinities become null.
+
+    The number of the format comes first, which `read_json` takes out again.
+    """
+    numbered = {"format": FORMAT, **_finite(content)}
+    write_text(path, json.dumps(numbered, indent=2, default=str, allow_nan=False) + "\n")
 
 
 def _finite(value: Any) -> Any:
@@ -58,7 +62,10 @@ def _finite(value: Any) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object; {} where the file is not there. Raises OSError for a damaged one."""
+    """Return a JSON object; {} where the file is not there.
+
+    Raises OSError for a damaged one, ValueError for one of a later format.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -67,6 +74,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise OSError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise OSError(f"{path} is damaged: it holds a {type(content).__name__}")
+    check_format(path, content.pop("format", 0))
     return content
 
 

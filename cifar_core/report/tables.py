@@ -13,6 +13,7 @@ from cifar_core.data.split import Split
 from cifar_core.explain.cams import TARGETS, Cams
 from cifar_core.explain.labels import LabelIssues
 from cifar_core.explain.predictions import Predictions, pick
+from cifar_core.files import FORMAT
 
 CONFIDENT = 0.9  # from here on an error is a confident mistake
 ERROR_COLUMNS = (
@@ -45,6 +46,7 @@ ISSUE_COLUMNS = (
 def write_predictions(path: Path, predictions: Predictions, part: Split, classes: Sequence[str]) -> None:
     """Write labels, logits, index, classes and, where there are any, names as .npz without pickles."""
     arrays: dict[str, Any] = {
+        "format": np.array(FORMAT),
         "labels": predictions.labels.numpy(),
         "logits": predictions.logits.numpy(),
         "index": part.index.numpy(),
@@ -62,6 +64,7 @@ def write_cams(
     rows = maps.rows
     np.savez_compressed(
         path,
+        format=np.array(FORMAT),
         grids=maps.grids.numpy(),
         targets=np.array(TARGETS),
         index=part.index[rows].numpy(),
@@ -75,7 +78,8 @@ def write_cams(
 
 def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
     """Write `metrics` as strict JSON; a NaN or infinity raises ValueError."""
-    path.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    content = {"format": FORMAT, **metrics}
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_errors(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cifar_core.files import whole
+from cifar_core.files import FORMAT, check_format, whole
 
 # What a checkpoint calls its weights, in the order in which they are taken; "state" is ours.
 HOLDERS = (
@@ -24,13 +24,14 @@ def save(path: Path, content: dict[str, Any], *, previous: Path | None = None) -
     With ``previous`` the old file is kept under that name; a kill may then leave the old file there only.
     """
     with whole(path, previous=previous) as file:
-        torch.save(content, file)
+        torch.save({"format": FORMAT, **content}, file)
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Read a checkpoint, or a safetensors file, without unpickling code; NumPy's numbers become Python's.
 
-    Raises OSError naming ``path`` where the file is truncated or holds something else.
+    Raises OSError naming ``path`` where the file is truncated or holds something else, ValueError where it is
+    of a later format.
     """
     try:
         if path.suffix == ".safetensors":
@@ -43,6 +44,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise OSError(f"{path} is not a readable checkpoint: {_reason(error, path)}") from error
     if not isinstance(content, dict):
         raise OSError(f"{path} is not a checkpoint of this project: it holds a {type(content).__name__}")
+    check_format(path, content.pop("format", 0))
     return content
 
 

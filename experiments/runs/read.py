@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cifar_core.files import check_format
 from cifar_core.history import Row
 from experiments.runs.folder import RunFolder
 
@@ -48,12 +49,14 @@ def predictions(folder: Path) -> dict[str, np.ndarray] | None:
 def arrays(path: Path) -> dict[str, np.ndarray] | None:
     """Return the arrays of an .npz file without pickles; None where there is no file.
 
-    Raises OSError where the file is damaged.
+    Raises OSError where the file is damaged, ValueError where it is of a later format.
     """
     if not path.exists():
         return None
     try:
         with np.load(path) as file:
-            return {name: file[name] for name in file.files}
+            found = {name: file[name] for name in file.files}
     except Exception as error:  # zipfile, zlib and NumPy raise by where the damage is
         raise OSError(f"{path} is damaged: {error}") from error
+    check_format(path, found.pop("format", np.array(0)).tolist())
+    return found

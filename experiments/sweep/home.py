@@ -10,6 +10,7 @@ from typing import Any, Self, TextIO
 
 import yaml
 
+from cifar_core.files import FORMAT, check_format
 from experiments.cli import one_line
 from experiments.config.renamed import target
 from experiments.files import make_folder, own, write_text
@@ -162,10 +163,11 @@ class Home:
             content = one_line(error)
         if not isinstance(content, dict) or not isinstance(content.get("identity", {}), dict):
             raise OSError(f"{path} is damaged ({content}): remove it, and the same command writes it anew")
+        check_format(path, content.pop("format", 0))
         return content
 
     def _save(self, content: dict[str, Any]) -> None:
-        write_text(self.path / "sweep.yaml", yaml.safe_dump(content, sort_keys=False))
+        write_text(self.path / "sweep.yaml", yaml.safe_dump({"format": FORMAT, **content}, sort_keys=False))
 
 
 def _renewed(identity: dict[str, Any]) -> dict[str, Any]:

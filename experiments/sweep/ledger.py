@@ -16,6 +16,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from cifar_core.files import FORMAT, check_format
 from experiments.config.settings import SweepSettings
 from experiments.sweep.space import Value
 
@@ -95,7 +96,10 @@ class Ledger:
         self._study = optuna.create_study(
             storage=storage, study_name="sweep", direction="maximize", load_if_exists=True
         )
+        check_format(path, self._study.user_attrs.get("format"))
         started = len(self.trials())
+        if not started:
+            self._study.set_user_attr("format", FORMAT)
         self._study.sampler = _sampler(settings, started)
         self._study.pruner = _pruner(settings, epochs)
 
@@ -194,4 +198,6 @@ def saved_study(path: Path) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there")
-    return optuna.load_study(study_name="sweep", storage=JournalStorage(Journal(path)))
+    study = optuna.load_study(study_name="sweep", storage=JournalStorage(Journal(path)))
+    check_format(path, study.user_attrs.get("format"))
+    return study

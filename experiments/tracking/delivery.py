@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from cifar_core.files import lock
+from cifar_core.files import check_format, lock
 from experiments.files import canonical
 from experiments.tracking.spool import Delivered, Record, Spool
 from experiments.tracking.store import Entry, Ids, Missed, Param, Point, Refused, Store, Tag
@@ -142,6 +142,7 @@ class Delivery:
         start = self.spool.first("start")
         if start is None:
             raise ValueError(f"{self.spool.path} holds no readable start record")
+        check_format(self.spool.path, start.get("format"))
         ids = self.store.open(start, again=self._again and not self.is_open)
         self.answered = time.monotonic()
         self.state = Delivered.load(self.folder, self.store.uri, start["spool"])

@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
+from cifar_core.files import FORMAT
 from experiments.files import canonical, flatten
 from experiments.tracking.delivery import Delivery, warn_once
 from experiments.tracking.processes import HOST_TAG, PROCESS_TAG, this_process
@@ -260,6 +261,7 @@ class SpooledTracker:
         self._known = {(key, record["step"]) for record in logged for key in record["data"]}
         self._spool.append(
             "start",
+            format=FORMAT,
             spool=self._spool.id or uuid.uuid4().hex,  # a resumed run keeps it
             uri=self.uri,
             experiment=self._experiment,

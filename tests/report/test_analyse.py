@@ -50,7 +50,7 @@ def test_a_level_writes_its_files_and_returns_what_metrics_json_holds(
 ):
     numbers = run(pictures(LABELS, names=True), guesses(LABELS), tmp_path / "analysis", level=level)
     assert files(tmp_path / "analysis") == expected
-    assert strict(tmp_path / "analysis/metrics.json") == numbers
+    assert strict(tmp_path / "analysis/metrics.json") == {"format": 1} | numbers
     assert numbers["split"] == "test"
     assert numbers["pictures"] == 60
     for name in expected:
@@ -185,7 +185,7 @@ def test_edge_cases_are_analysed(tmp_path: Path, level: str, num_classes: int, c
         logits[::2] = math.nan
     classes = [f"class number {i}" for i in range(num_classes)]
     numbers = run(pictures(labels, classes=classes), logits, tmp_path, level=level)
-    assert strict(tmp_path / "metrics.json") == numbers
+    assert strict(tmp_path / "metrics.json") == {"format": 1} | numbers
     errors = (tmp_path / "misclassified.csv").read_text().splitlines()[1:]
     assert len(errors) == numbers["errors"] == (logits.argmax(1) != torch.tensor(labels)).sum()
 

@@ -302,7 +302,7 @@ def test_the_kind_of_an_end_and_not_its_words_decides(
     assert len(backend.started) == attempts
     (trial,) = Home(tmp_path).trials().values()
     assert json.loads((trial.folder / "result.json").read_text()) == {
-        **{"status": "failed", "metrics": {}, "seconds": {}, "epochs": 2, "run_id": None},
+        **{"format": 1, "status": "failed", "metrics": {}, "seconds": {}, "epochs": 2, "run_id": None},
         **{"error": error, "cause": cause.end.value, "log": ["begun", "it was killed by a joke"]},
     }
 

@@ -20,6 +20,7 @@ from experiments.cli import UserError
 from experiments.config import build
 from experiments.config.compose import compose, compose_saved
 from experiments.config.values import settings
+from experiments.files import read_json
 from experiments.runs import read as read_module
 from experiments.runs import weights
 from experiments.runs.result import Result
@@ -85,7 +86,7 @@ def test_own_pictures_give_the_run_s_own_figures_and_leave_its_analysis_alone(fi
     assert record["acc"] == metrics["test/acc"]
     assert record["loss"] == pytest.approx(metrics["test/loss"], rel=1e-6)
     np.testing.assert_allclose(arrays(out_dir)["logits"], arrays(finished / "analysis")["logits"], atol=1e-5)
-    assert json.loads((out_dir / "evaluation.json").read_text()) == record
+    assert read_json(out_dir / "evaluation.json") == record
     assert (record["same_data"], record["changes"]) == (True, {})
     assert (out_dir / "report.html").exists()
     assert lines(asked, out_dir, record)[0].startswith(f"accuracy       {metrics['test/acc']:.2%}")

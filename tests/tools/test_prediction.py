@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from cifar_core.data.sources import load_data
+from cifar_core.report.cards import TILE
 from experiments.config.compose import compose, compose_saved
 from experiments.config.values import settings
 from experiments.predict import COLUMNS
@@ -89,7 +90,7 @@ def test_any_size_and_mode_is_taken_and_the_broken_are_named(tmp_path: Path, pre
     assert [name for name, answer in outcome.items() if isinstance(answer, str)] == ["7.jpg", "8.bmp"]
     assert "truncated" in outcome["7.jpg"]
     assert [Path(card.detail).name for card in predictor.cards] == [f"{n}.png" for n in range(6)] + ["6.jpg"]
-    assert {tile.picture.size for card in predictor.cards for tile in card.tiles} == {(128, 128)}
+    assert {tile.picture.size for card in predictor.cards for tile in card.tiles} == {(TILE, TILE)}
 
 
 def test_files_are_found_once_and_hidden_ones_passed_over(tmp_path: Path):
