@@ -28,6 +28,8 @@ from experiments.tools.preview import preview
 from tests.pretend_mps import pretend_mps
 from tests.test_cuda_contract import DATA, RUN, SMALL
 
+pytestmark = pytest.mark.slow  # whole runs
+
 MISTAKES: dict[str, tuple[Callable[[], object], type[Exception]]] = {
     "float64": (lambda: torch.zeros(3, device="mps").double(), TypeError),
     "float64, made there": (lambda: torch.zeros(3, dtype=torch.float64, device="mps"), TypeError),

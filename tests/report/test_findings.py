@@ -178,6 +178,6 @@ def test_a_diverged_run_has_its_report(tmp_path: Path, bad: float, level: str):
     logits = torch.full((40, 4), bad)
     numbers = run(data, logits, tmp_path, level=level, history=history, val_logits=logits)
     text = (tmp_path / "metrics.json").read_text()
-    assert json.loads(text, parse_constant=lambda name: pytest.fail(name)) == numbers
+    assert json.loads(text, parse_constant=lambda name: pytest.fail(name)) == {"format": 1} | numbers
     assert set(embedded(report(tmp_path))["pictures"]["loss"]) == {None}
     assert findings(numbers, history, {})[0].startswith("The outputs for 40 of 40 pictures are not finite")

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from experiments.config.compose import compose
+from experiments.files import read_json
 from experiments.runs import environment as module
 from experiments.runs import story
 from experiments.runs.environment import git, gpu
@@ -113,7 +114,7 @@ def test_the_largest_peak_of_all_attempts_is_noted_however_one_ends(
     job = SimpleNamespace(state=state, environment=environment, folder=RunFolder(tmp_path))
     with pytest.raises(KeyboardInterrupt), story._peak_memory_noted(job):
         raise KeyboardInterrupt
-    written = json.loads((tmp_path / "environment.json").read_text())
+    written = read_json(tmp_path / "environment.json")
     assert written == {"gpu": {"name": "H100", "peak_memory": peak}}
 
 

@@ -18,6 +18,8 @@ from experiments.runs.result import ANALYSING, Result, recorded
 from experiments.sweep.trials import Trial
 from tests.conftest import PROJECT
 
+pytestmark = pytest.mark.slow  # whole runs
+
 SMALL = [
     *("data=digits", "model=resnet20", "model.width=4", "aug=none", "trainer=quick", "trainer.epochs=1"),
     *("trainer.batch_size=512", "trainer.device=cpu", "trainer.precision=fp32", "trainer.threads=1"),
@@ -119,7 +121,6 @@ def test_a_trial_that_was_killed_while_it_drew_is_not_done_and_keeps_its_figures
     assert trial.look().result is None
 
 
-@pytest.mark.slow
 def test_a_run_killed_while_it_draws_goes_on_with_its_analysis(tmp_path: Path):
     process = subprocess.Popen(
         command(tmp_path, *SMALL, "analysis=full"), cwd=PROJECT, stderr=subprocess.DEVNULL

@@ -12,6 +12,8 @@ from experiments.runs.params import ABSENT, GROUPS, KEYS, params
 from experiments.runs.story import resume, run
 from tests.runs.test_story import SMALL
 
+pytestmark = pytest.mark.slow  # whole runs
+
 
 def logged(folder: Path) -> dict[str, str]:
     records = map(json.loads, (folder / "tracking.jsonl").read_text().splitlines())

@@ -27,6 +27,8 @@ from experiments.config.values import settings
 from experiments.runs.story import resume, run
 from tests.conftest import PROJECT, Cli
 
+pytestmark = pytest.mark.slow  # whole runs
+
 SMALL = [
     *("experiment=quickstart", "model.width=4", "trainer.epochs=2", "trainer.batch_size=256"),
     *("trainer.checkpoint_seconds=0", "trainer.device=cpu", "trainer.precision=fp32", "trainer.threads=1"),
@@ -248,7 +250,6 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_a_stopped_run_is_recorded_and_goes_on_bit_for_bit(uninterrupted: Path, tmp_path: Path):
     process = start(tmp_path, *STOPPABLE)
     wait_for_epoch(tmp_path, 2, process)
@@ -316,7 +317,6 @@ def test_resume_needs_a_run_folder(tmp_path: Path, cli: Cli):
     assert done.stderr == f"error: {tmp_path} is not a run folder: it has no config.yaml\n"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["torn", "empty", "foreign"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     stopped: Path, uninterrupted: Path, damage: str
@@ -335,7 +335,6 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     assert_same_end(stopped, uninterrupted)
 
 
-@pytest.mark.slow
 def test_both_generations_damaged_starts_over(stopped: Path, uninterrupted: Path):
     for name in ("last.pt", "previous.pt"):
         (stopped / name).write_bytes(b"")
@@ -344,7 +343,6 @@ def test_both_generations_damaged_starts_over(stopped: Path, uninterrupted: Path
     assert_same_end(stopped, uninterrupted)
 
 
-@pytest.mark.slow
 def test_other_pictures_are_refused(stopped: Path, monkeypatch: pytest.MonkeyPatch):
     saved = torch.load(stopped / "last.pt", weights_only=True)
     saved["identity"]["data"] = "others"
@@ -355,7 +353,6 @@ def test_other_pictures_are_refused(stopped: Path, monkeypatch: pytest.MonkeyPat
     assert (stopped / "last.pt").exists()
 
 
-@pytest.mark.slow
 def test_a_signal_keeps_the_last_epoch_although_no_checkpoint_was_due(tmp_path: Path):
     process = start(tmp_path, *STOPPABLE, "trainer.checkpoint_seconds=1000")
     wait_for_epoch(tmp_path, 3, process)

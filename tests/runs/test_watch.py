@@ -24,6 +24,8 @@ from experiments.runs.watch import SHARE, SHEETS, Watch
 from experiments.tracking.tracker import NoTracker
 from tests.report.examples import Net, pictures
 
+pytestmark = pytest.mark.slow  # whole runs
+
 SMALL = [
     *("data=digits", "model=resnet20", "model.width=4", "aug=flip", "trainer=quick", "trainer.epochs=2"),
     *("trainer.batch_size=512", "trainer.device=cpu", "trainer.precision=fp32", "trainer.threads=1"),

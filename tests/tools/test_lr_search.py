@@ -11,6 +11,8 @@ from experiments.config.compose import compose
 from experiments.tools.lr_search import Search, advice, find_lr, override
 from tests.conftest import Cli
 
+pytestmark = pytest.mark.slow  # whole runs
+
 DIGITS = ["data=digits", "data.image_size=16", "model=resnet20", "aug=none", "trainer.batch_size=32"]
 FAST = Search(start=1e-3, end=3.0, steps=60, diverge=4.0)
 

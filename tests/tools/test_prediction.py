@@ -21,6 +21,8 @@ from experiments.tools.prediction import Predictor, load, picture_files, predict
 from tests.conftest import Cli
 from tests.runs.test_story import SMALL
 
+pytestmark = pytest.mark.slow  # whole runs
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
