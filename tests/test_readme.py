@@ -56,7 +56,6 @@ COMPOSED = [
 ]
 # Commands of other tools, or that another file runs.
 ELSEWHERE = {
-    "git clone <this repository> cifar-sweeps && cd cifar-sweeps": ".ci/run",
     "make demo": "tests/test_package.py",
     'eval "$(cifar-sweeps -sc install=bash)"': "tests/test_package.py",
     'autoload -Uz compinit bashcompinit; compinit; bashcompinit; eval "$(cifar-sweeps -sc install=bash)"': (
