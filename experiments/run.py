@@ -69,7 +69,7 @@ def main() -> None:
         shows = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
         folder = [] if shows or args.multirun else [_begun(args)]
         _have_hydra_raise()
-        sys.argv[1:] = [*args.words, *folder]
+        sys.argv[1:] = [*folder, *(word for word in args.words if not (folder and words.is_place(word)))]
         first = _first_point(args) if args.multirun and not shows else {}
         try:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_task)()

@@ -78,7 +78,7 @@ def test_the_table_is_what_the_runs_say(measured: Path):
     assert (row["pictures"], row["seeds"], row["epochs"]) == ("digits", "2", "1")
     assert row["test accuracy, %"] == f"{mean(accs):.2f} ± {stdev(accs):.2f}"
     half = t.ppf(0.975, 1) * stdev(accs) / 2**0.5
-    assert row["95 % interval"] == f"{mean(accs) - half:.2f} to {mean(accs) + half:.2f}"
+    assert row["95 % interval"] == f"{max(0, mean(accs) - half):.2f} to {min(100, mean(accs) + half):.2f}"
     seconds = median(result["seconds"]["train"] for result in results(measured))
     assert row["training, s"] == f"{seconds:,.1f}"
     assert (row["with TTA"], row["elsewhere"], row["protocol"]) == ("", "", "validation")

@@ -56,6 +56,9 @@ def call_main(arguments: list[str], folder: Path, module: str = "run") -> tuple[
     return os.waitstatus_to_exitcode(status), out.read_text(), err.read_text()
 
 
+FOLDER = ("data=folder", "trainer.batch_size=4")
+
+
 def pictures(root: Path, *, classes=("a", "b"), splits=("train", "test"), count: int = 12) -> Path:
     rng = np.random.default_rng(0)
     for split in splits:
@@ -71,19 +74,12 @@ def pictures(root: Path, *, classes=("a", "b"), splits=("train", "test"), count:
 
 def broken_picture(tmp: Path) -> list[str]:
     (pictures(tmp / "p") / "train" / "a" / "3.png").write_bytes(b"no picture")
-    return ["data=folder", f"data.root={tmp / 'p'}"]
+    return ["data=folder", f"data.root={tmp / 'p'}", "trainer.batch_size=4"]
 
 
 def empty_class(tmp: Path) -> list[str]:
     (pictures(tmp / "p") / "train" / "empty").mkdir()
-    return ["data=folder", f"data.root={tmp / 'p'}"]
-
-
-def class_missing_in_test(tmp: Path) -> list[str]:
-    for path in (pictures(tmp / "p") / "test" / "b").iterdir():
-        path.unlink()
-    (tmp / "p" / "test" / "b").rmdir()
-    return ["data=folder", f"data.root={tmp / 'p'}"]
+    return ["data=folder", f"data.root={tmp / 'p'}", "trainer.batch_size=4"]
 
 
 def one_class(tmp: Path) -> list[str]:
@@ -94,12 +90,12 @@ def no_pictures(tmp: Path) -> list[str]:
     for name in ("a", "b"):
         (tmp / "p" / "train" / name).mkdir(parents=True)
         (tmp / "p" / "train" / name / "notes.txt").write_text("no picture")
-    return ["data=folder", f"data.root={tmp / 'p'}"]
+    return ["data=folder", f"data.root={tmp / 'p'}", "trainer.batch_size=4"]
 
 
 def root_is_a_file(tmp: Path) -> list[str]:
     (tmp / "p").write_text("")
-    return ["data=folder", f"data.root={tmp / 'p'}"]
+    return ["data=folder", f"data.root={tmp / 'p'}", "trainer.batch_size=4"]
 
 
 def too_few_for_a_batch(tmp: Path) -> list[str]:
@@ -207,10 +203,13 @@ CASES: dict[str, tuple[Prepare, int, str]] = {
     "no pictures": (no_pictures, USER, "picture"),
     "a broken picture": (broken_picture, ENVIRONMENT, "train/a/3.png"),
     "an empty class": (empty_class, USER, "empty"),
-    "a class missing in test": (class_missing_in_test, USER, "b"),
     "one class": (one_class, USER, "class"),
     "too few pictures for a batch": (too_few_for_a_batch, USER, "trainer.batch_size"),
-    "val_size of all": (lambda t: [*DIGITS, "data.val_size=1437"], USER, "data.val_size must"),
+    "val_size of all": (
+        lambda t: [*DIGITS, "data.val_size=1437", "trainer.batch_size=1"],
+        USER,
+        "data.val_size must",
+    ),
     "no test set": (lambda t: [*DIGITS, "data.test_size=0"], USER, "data.test_size must be above 0"),
     "batch above the data": (lambda t: [*DIGITS, "trainer.batch_size=9999"], USER, "trainer.batch_size"),
     "accumulated batch above the data": (
@@ -249,12 +248,12 @@ CASES: dict[str, tuple[Prepare, int, str]] = {
     ),
     "a full disk": (lambda t: [*DIGITS, f"hydra.run.dir={full_disk(t)}/run"], ENVIRONMENT, "mounted"),
     "a read-only cache": (
-        lambda t: ["data=folder", f"data.root={pictures(t / 'p')}", f"data.cache={read_only(t)}"],
+        lambda t: [*FOLDER, f"data.root={pictures(t / 'p')}", f"data.cache={read_only(t)}"],
         ENVIRONMENT,
         "data.cache",
     ),
     "a full cache": (
-        lambda t: ["data=folder", f"data.root={pictures(t / 'p')}", f"data.cache={full_disk(t)}"],
+        lambda t: [*FOLDER, f"data.root={pictures(t / 'p')}", f"data.cache={full_disk(t)}"],
         ENVIRONMENT,
         "data.cache",
     ),

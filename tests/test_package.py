@@ -41,7 +41,6 @@ def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True, timeout=300)
     (packages,) = home.glob("lib/python*/site-packages")
     shared = [path for path in sys.path if path.endswith("-packages")]
-    (packages / "shared.pth").write_text("\n".join(shared))  # a .pth file in one of these is not followed
     pip = [
         sys.executable,
         "-m",
@@ -53,6 +52,8 @@ def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         "--no-deps",
     ]
     subprocess.run([*pip, "--no-index", wheel], check=True, timeout=300)
+    # Only now, for pip would take the clone's for installed; a .pth file in one of these is not followed.
+    (packages / "shared.pth").write_text("\n".join(shared))
     for path in (packages, *packages.rglob("*")):
         path.chmod(path.stat().st_mode & ~0o222)
     before = contents(packages)

@@ -184,6 +184,7 @@ def test_ctrl_c_while_a_command_still_imports_ends_it_in_one_line(tmp_path: Path
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's `&` has it ignored
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "now\n"
