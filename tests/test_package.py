@@ -51,8 +51,9 @@ def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         "--quiet",
         "--no-deps",
     ]
-    subprocess.run([*pip, "--no-index", wheel], check=True, timeout=300)
-    # Only now, for pip would take the clone's for installed; a .pth file in one of these is not followed.
+    # Elsewhere, and what it needs after it: pip would take the clone's for installed.
+    subprocess.run([*pip, "--no-index", "--ignore-installed", wheel], check=True, timeout=300, cwd=home)
+    # A .pth file in one of these is not followed.
     (packages / "shared.pth").write_text("\n".join(shared))
     for path in (packages, *packages.rglob("*")):
         path.chmod(path.stat().st_mode & ~0o222)
