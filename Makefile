@@ -2,11 +2,8 @@ PYTHON ?= python3
 VENV ?= .venv
 LOWEST ?= .venv-lowest
 CONSTRAINTS ?= constraints.txt
-# A second index to take PyTorch from: https://download.pytorch.org/whl/cpu has it without CUDA, PyPI for Linux has not.
-TORCH_INDEX ?=
 BIN := $(VENV)/bin
-INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --constraint $(CONSTRAINTS) \
-  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
@@ -49,11 +46,11 @@ clean: ## remove .venv and .venv-lowest
 
 $(VENV)/.installed: requirements.txt $(CONSTRAINTS) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
-	@if [ -n "$(TORCH_INDEX)" ]; then torch="from $(TORCH_INDEX)"; \
+	@if [ -n "$$PIP_EXTRA_INDEX_URL" ]; then torch="from PyPI or the index that PIP_EXTRA_INDEX_URL names"; \
 	elif [ "$$(uname -s)" != Linux ]; then torch="without CUDA, about 2 GB in all"; \
 	elif [ -e /dev/nvidiactl ] || [ -e /dev/dxg ]; then torch="with CUDA for the GPU of this machine, 6.6 GB in all"; \
 	else torch="with CUDA, 6.6 GB in all: this machine has no NVIDIA GPU, but PyPI has nothing else for Linux.\
-	\n  About 2 GB: make $(MAKECMDGOALS) TORCH_INDEX=https://download.pytorch.org/whl/cpu"; fi; \
+	\n  About 2 GB: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make $(MAKECMDGOALS)"; fi; \
 	printf 'installing into %s, some minutes; PyTorch %b\n' "$(VENV)" "$$torch"
 	@# Debian's python3 may come without ensurepip; the pip that is there then serves the new environment.
 	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || \

@@ -55,10 +55,8 @@ def sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, *, co
 def _sweep(arguments: Sequence[str], cfg: DictConfig, loader: ConfigLoader, now: Files, scratch: Path) -> int:
     with user_mistakes():
         space, options, name, home = _asked(arguments, cfg, loader)
-        if (
-            options.backend == "local" and not home.is_begun
-        ):  # before the server takes seconds to import torch
-            check_present(settings(cfg).data)
+        if options.backend == "local" and not home.is_begun:
+            check_present(settings(cfg).data)  # before the server takes seconds to import torch
         tracked = records(cfg)
         server = Server(tracked=tracked)
         extra = [f"sweep.name={name}", *(["trainer.test=false"] if options.test in ("best", "none") else [])]
