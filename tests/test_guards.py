@@ -26,7 +26,7 @@ from cifar_core.train.settings import TrainerSettings
 from experiments.config import build
 from experiments.config.compose import compose
 from experiments.config.values import settings as groups
-from tests.conftest import narrow, trainer_settings
+from tests.conftest import trainer_settings
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 FP32 = Numerics(torch.device("cpu"), torch.float32, channels_last=True)
@@ -648,5 +648,5 @@ def test_shipped_augmentations_are_healthy(name, digits):
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "model").glob("*.yaml")))
 def test_shipped_models_are_healthy(name, digits):
     torch.manual_seed(0)
-    model = build.model(compose([f"model={name}", *narrow(name)]), num_classes=10)
+    model = build.model(compose([f"model={name}"]), num_classes=10)
     assert guards.check_model(model, digits, FP32) == []

@@ -96,7 +96,7 @@ def test_a_picture_s_grid_does_not_depend_on_the_other_pictures(pictures):
 
 @pytest.mark.parametrize(("kind", "example"), DRAWN)
 def test_draws_follow_the_law_of_albumentations(kind, example):
-    count = 1500
+    count = 2500
     images = torch.full(
         (count, 3, *((32, 32) if kind is A.RandomRotate90 else (30, 44))), 100, dtype=torch.uint8
     )

@@ -251,14 +251,20 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_stopped_run_is_recorded_and_goes_on_bit_for_bit(uninterrupted: Path, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130)],
+)
+def test_a_stopped_run_is_recorded_and_goes_on_bit_for_bit(
+    uninterrupted: Path, tmp_path: Path, signum: int, code: int
+):
     process = start(tmp_path, *STOPPABLE)
     wait_for_epoch(tmp_path, 2, process)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(signum)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 143
+    assert process.returncode == code
     assert result(tmp_path)["status"] == "killed"
-    assert stderr.rstrip().endswith("stopped by SIGTERM")
+    assert stderr.rstrip().endswith(f"stopped by {signal.Signals(signum).name}")
     assert 2 <= len(rows(tmp_path / "metrics.csv")) < 4
 
     run(compose(STOPPABLE), tmp_path)
